@@ -1,0 +1,63 @@
+"""Rewards: trajectories in, scores out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+if TYPE_CHECKING:
+    from saccade.core.trajectory import Trajectory
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward says of one trajectory, and where it pays.
+
+    ``value`` is paid at the last action of the trajectory, ``turns[k]`` at the last action of turn k, ``actions[t]`` at
+    action t. A ``None`` value means the trajectory cannot be scored: it leaves group statistics and training.
+    """
+
+    value: float | None
+    turns: Mapping[int, float] = field(default_factory=dict)
+    actions: Sequence[float] | None = None
+    """One number per action of the trajectory (process rewards)."""
+    note: str = ""
+    """Why, in a few words; shown in galleries."""
+
+    @property
+    def total(self) -> float | None:
+        """All that is paid, or None if the trajectory cannot be scored."""
+        if self.value is None:
+            return None
+        return self.value + sum(self.turns.values()) + sum(self.actions or ())
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reward(ABC):
+    """A batch of trajectories in, a list of equally many scores out.
+
+    With scope ``"trajectory"`` the batch is arbitrary and a score may depend on its own trajectory only; with scope
+    ``"group"`` every call gets exactly one group. Exceptions propagate: they are bugs, never rewards.
+    ``weight=0`` makes a reward a logged metric.
+    """
+
+    scope: ClassVar[Literal["trajectory", "group"]] = "trajectory"
+    weight: float = 1.0
+    """Factor in the sum of rewards; 0 logs the reward without training on it."""
+
+    @abstractmethod
+    def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[Score | float | None]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleReward(Reward):
+    """A reward that looks at one trajectory at a time."""
+
+    @abstractmethod
+    def score(self, trajectory: Trajectory) -> Score | float | None:
+        """The score of one trajectory; None if it cannot be scored."""
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[Score | float | None]:
+        return [self.score(trajectory) for trajectory in trajectories]

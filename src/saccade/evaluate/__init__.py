@@ -1,0 +1,1 @@
+"""Evaluation: metrics over rollouts of held-out tasks, in three tiers."""

@@ -1,0 +1,154 @@
+"""One optimiser step: minibatches, micro-batches, the sum of objectives, clipping."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+
+from saccade.core.batch import Batch, finish
+from saccade.core.errors import CapabilityError, ContractError
+from saccade.core.objective import Objective, View
+from saccade.core.policy import LogProbs, Need, Policy
+from saccade.core.state import TrainState
+from saccade.recipe import Recipe, Train
+
+
+def minibatches(batch: Batch, train: Train, generator: torch.Generator) -> Iterator[Batch]:
+    """``epochs`` passes of ``minibatches`` optimiser batches; groups are shuffled and stay whole."""
+    groups = len(batch.prompts)
+    for _ in range(train.epochs):
+        if train.minibatches == 1:
+            yield batch
+            continue
+        order = torch.randperm(groups, generator=generator)
+        for chunk in order.tensor_split(min(train.minibatches, groups)):
+            rows = torch.cat([torch.nonzero(batch.group == g).flatten() for g in chunk.tolist()])
+            yield batch.take(rows)
+
+
+def microbatches(batch: Batch, policy: Policy, micro_size: int, *, split_groups: bool) -> Iterator[Batch]:
+    """Cuts of at most ``micro_size`` units, in order. Groups are split only if allowed and needed."""
+    sizes = torch.tensor([policy.size(trajectory) for trajectory in batch.trajectories])
+    if int(sizes.sum()) <= micro_size:
+        yield batch
+        return
+    if split_groups:
+        blocks = list(range(len(batch)))
+    else:
+        blocks = batch.group.tolist()
+    cost: dict[int, int] = {}
+    for block, size in zip(blocks, sizes.tolist(), strict=True):
+        cost[block] = cost.get(block, 0) + size
+    rows: list[int] = []
+    filled = 0
+    current = None
+    for row, block in enumerate(blocks):
+        if block != current:
+            if rows and filled + cost[block] > micro_size:
+                yield batch.take(torch.tensor(rows))
+                rows, filled = [], 0
+            filled += cost[block]
+            current = block
+        rows.append(row)
+    yield batch.take(torch.tensor(rows))
+
+
+def total_loss(
+    objectives: Mapping[str, Objective], batch: Batch, out: LogProbs
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Sum of the objectives, and every objective's value and statistics under its own name."""
+    total = batch.old_logp.new_zeros(())
+    stats: dict[str, torch.Tensor] = {}
+    for name, objective in objectives.items():
+        loss = objective(batch, out)
+        total = total + loss.value
+        stats[f"loss/{name}"] = loss.value.detach()
+        for key, value in loss.stats.items():
+            stats[f"{name}/{key}"] = value.detach()
+    return total, stats
+
+
+def evaluate_actions(recipe: Recipe, state: TrainState, batch: Batch) -> LogProbs:
+    """Everything the recipe's objectives need to know of a micro-batch, with gradient."""
+    needs = recipe.needs
+    kl_to = state.reference if "kl" in needs else None
+    need = Need(entropy="entropy" in needs, kl_to=kl_to, distribution="distribution" in needs)
+    out = state.policy.log_prob(batch, need)
+    if state.critic is not None:
+        out = replace(out, value=state.critic(batch).value)
+    views = {name: view for objective in recipe.objective.values() for name, view in objective.views.items()}
+    if views:
+        seen = {name: state.policy.log_prob(_viewed(batch, view), need) for name, view in views.items()}
+        out = replace(out, views=seen)
+    return out
+
+
+def _viewed(batch: Batch, view: View) -> Batch:
+    prompts = [view(prompt) for prompt in batch.prompts]
+    group = batch.group.tolist()
+    trajectories = [replace(t, prompt=prompts[g]) for t, g in zip(batch.trajectories, group, strict=True)]
+    return replace(batch, prompts=prompts, trajectories=trajectories)
+
+
+def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float]:
+    """One optimiser step on one (whole) optimiser batch; returns its statistics."""
+    batch = finish(batch, recipe.average)
+    split = all(objective.unit == "trajectory" for objective in recipe.objective.values())
+    stats: dict[str, torch.Tensor] = {}
+    state.optimiser.zero_grad(set_to_none=True)
+    for micro in microbatches(batch, state.policy, recipe.train.micro_size, split_groups=split):
+        out = evaluate_actions(recipe, state, micro)
+        loss, found = total_loss(recipe.objective, micro, out)
+        found["policy/actor_mismatch_k1"] = micro.mean_actions(micro.old_logp - out.logp.detach())
+        found["loss/total"] = loss.detach()
+        if loss.requires_grad:
+            loss.backward()
+        for key, value in found.items():
+            stats[key] = stats[key] + value if key in stats else value
+    parameters = [p for group in state.optimiser.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.clip_grad_norm_(parameters, recipe.train.max_grad_norm)
+    if not bool(torch.isfinite(norm)):
+        raise ContractError(f"the gradient's norm at step {state.step} is {float(norm)}; nothing was updated")
+    factor = recipe.train.lr_schedule(state.progress)
+    for group in state.optimiser.param_groups:
+        group["lr"] = group["base_lr"] * factor
+    state.optimiser.step()
+    return {**{key: float(value) for key, value in stats.items()}, "policy/grad_norm": float(norm)}
+
+
+@torch.no_grad()
+def with_streams(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
+    """The batch with the streams that advantages and objectives ask for: reference, values, recomputed ``old_logp``."""
+    needs = recipe.needs
+    if recipe.train.old_logp == "recompute":
+        batch = replace(batch, old_logp=_in_pieces(recipe, state.policy, batch))
+    if "ref_logp" in needs:
+        assert state.reference is not None
+        batch = replace(batch, ref_logp=_in_pieces(recipe, state.reference, batch))
+    if state.critic is not None:
+        pieces = [state.critic(m) for m in microbatches(batch, state.policy, recipe.train.micro_size, split_groups=True)]
+        width = batch.mask.shape[1]
+        value = torch.cat([_widen(piece.value, width) for piece in pieces])
+        batch = replace(batch, value=value, final_value=torch.cat([piece.final for piece in pieces]))
+    return batch
+
+
+def _in_pieces(recipe: Recipe, policy: Policy, batch: Batch) -> torch.Tensor:
+    pieces = microbatches(batch, policy, recipe.train.micro_size, split_groups=True)
+    return torch.cat([_widen(policy.log_prob(piece).logp, batch.mask.shape[1]) for piece in pieces])
+
+
+def _widen(x: torch.Tensor, width: int) -> torch.Tensor:
+    return torch.nn.functional.pad(x, (0, width - x.shape[1]))
+
+
+def check_capabilities(recipe: Recipe, policy: Policy) -> None:
+    """Refuse a recipe whose objectives need what its policy does not provide, before the first rollout."""
+    from_policy = recipe.needs & {"entropy", "kl", "distribution", "pathwise", "elbo"}
+    missing = from_policy - policy.provides
+    if missing:
+        what = ", ".join(sorted(missing))
+        raise CapabilityError(f"{type(policy).__name__} does not provide {what}, which an objective requires")
+

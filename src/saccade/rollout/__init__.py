@@ -1,0 +1,1 @@
+"""Producing trajectories and scoring them."""

@@ -8,7 +8,7 @@ import importlib
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,8 +60,13 @@ def overlay(value: Any, changes: Mapping[str, Any], where: str = "") -> Any:
     Raises:
         ConfigError: naming the dotted path, what was found and the nearest known name.
     """
-    for key, change in _nest(changes, where).items():
-        value = _overlay_one(value, key, change, where)
+    nested = _nest(changes, where)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # All at once: settings that only fit together must not be checked half changed.
+        new = {key: _new_field(value, key, change, where) for key, change in nested.items()}
+        return _built(lambda: dataclasses.replace(value, **new), where)
+    for key, change in nested.items():
+        value = _overlay_entry(value, key, change, where)
     return value
 
 
@@ -95,7 +100,15 @@ def _nest(changes: Mapping[str, Any], where: str) -> dict[str, Any]:
     return nested
 
 
-def _overlay_one(value: Any, key: str, change: Any, where: str) -> Any:
+def _new_field(value: Any, key: str, change: Any, where: str) -> Any:
+    path = _join(where, key)
+    hints = _hints(type(value))
+    if key not in hints:
+        raise ConfigError(_unknown(path, key, hints))
+    return _changed(getattr(value, key), change, hints[key], path)
+
+
+def _overlay_entry(value: Any, key: str, change: Any, where: str) -> Any:
     path = _join(where, key)
     if isinstance(value, Mapping):
         entries = dict(typing.cast("Mapping[str, Any]", value))
@@ -112,12 +125,6 @@ def _overlay_one(value: Any, key: str, change: Any, where: str) -> Any:
             raise ConfigError(f"{path}: expected an index below {len(items)}, got {key!r}")
         items[int(key)] = _changed(items[int(key)], change, Any, path)
         return tuple(items)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        hints = _hints(type(value))
-        if key not in hints:
-            raise ConfigError(_unknown(path, key, hints))
-        new = _changed(getattr(value, key), change, hints[key], path)
-        return _built(lambda: dataclasses.replace(value, **{key: new}), where)
     raise ConfigError(f"{path}: {where or 'the value'} is {value!r} and has no settings")
 
 
@@ -133,6 +140,8 @@ def _changed(old: Any, change: Any, hint: Any, path: str) -> Any:
         if old is None:
             raise ConfigError(f"{path} is empty; name a class to fill it")
         return overlay(old, change, path)
+    if hint is Any and dataclasses.is_dataclass(old):
+        raise ConfigError(f"{path}: expected settings of {type(old).__name__}, got {change!r}")
     if isinstance(change, list):
         return _check(tuple(from_dict(item, _join(path, i)) for i, item in enumerate(change)), hint, path)
     return _check(change, hint, path)
@@ -149,7 +158,7 @@ def _construct(kind: type, data: Mapping[str, Any], base: Mapping[str, Any], whe
     return _built(lambda: kind(**values), where)
 
 
-def _built(make: typing.Callable[[], Any], where: str) -> Any:
+def _built(make: Callable[[], Any], where: str) -> Any:
     try:
         return make()
     except ConfigError as error:
@@ -244,7 +253,7 @@ def _fit_container(value: Any, origin: Any, args: tuple[Any, ...]) -> tuple[Any,
     return value, isinstance(value, origin)
 
 
-def _unknown(path: str, key: str, known: typing.Iterable[str]) -> str:
+def _unknown(path: str, key: str, known: Iterable[str]) -> str:
     known = list(known)
     near = difflib.get_close_matches(key, known, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known) or 'none'}"

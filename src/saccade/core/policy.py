@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -171,6 +171,7 @@ class CriticSpec(ABC):
     def build(self, policy: PolicySpec, device: torch.device, seed: int = 0) -> Critic: ...
 
 
+@runtime_checkable
 class Actor(Protocol):
     """Anything that can act and be given new weights: the policy itself, a served engine, a remote worker."""
 

@@ -104,6 +104,11 @@ class AdaptersOff(Policy):
         # A plain list keeps the module out of parameters() and state_dict(): the weights belong to the policy.
         self._policy = [policy]
 
+    @property
+    def policy(self) -> Policy:
+        """The policy whose adapters are left out."""
+        return self._policy[0]
+
     def act(
         self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]
     ) -> list[list[Act]]:

@@ -46,10 +46,10 @@ class TaskHistory:
             self.mean[task] = outcome if seen == 0 else (1 - self.decay) * old + self.decay * outcome
             self.count[task] = seen + 1
 
-    def state_dict(self) -> dict[str, dict[str, float]]:
+    def state_dict(self) -> dict[str, dict[str, int] | dict[str, float]]:
         return {"count": dict(self.count), "mean": dict(self.mean)}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Mapping[str, int | float]]) -> None:
         self.count = {task: int(n) for task, n in state["count"].items()}
         self.mean = dict(state["mean"])
 

@@ -6,11 +6,13 @@ A checkpoint is written into a temporary folder, flushed, and renamed: a full di
 from __future__ import annotations
 
 import os
+import pickle
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -77,21 +79,12 @@ def save(folder: Path, state: TrainState, feed: Feed, recipe_hash: str) -> Path:
                 os.fsync(handle.fileno())
         shutil.rmtree(final, ignore_errors=True)
         partial.rename(final)
-    except OSError as error:
+    # torch and safetensors report a full disk as RuntimeError and SafetensorError.
+    except (OSError, RuntimeError, SafetensorError) as error:
         shutil.rmtree(partial, ignore_errors=True)
-        kept = latest(folder)
-        raise CheckpointError(
-            f"{final}: cannot be written ({error.strerror or error}); the last good checkpoint is {kept or 'none'}"
-        ) from None
-    except Exception as error:
-        # safetensors and torch report a full disk as their own exception types.
-        shutil.rmtree(partial, ignore_errors=True)
-        if "No space left" not in str(error) and "unexpected pos" not in str(error) and "os error" not in str(error):
-            raise
-        kept = latest(folder)
-        raise CheckpointError(
-            f"{final}: cannot be written ({str(error).splitlines()[0]}); the last good checkpoint is {kept or 'none'}"
-        ) from None
+        why = str(error).splitlines()[0]
+        kept = latest(folder) or "none"
+        raise CheckpointError(f"{final}: cannot be written ({why}); the last good checkpoint is {kept}") from error
     for old in sorted(folder.glob("step-*"))[:-KEPT]:
         shutil.rmtree(old)
     return final
@@ -113,7 +106,7 @@ def restore(folder: Path, state: TrainState, feed: Feed, recipe_hash: str) -> No
         # Our own file: the replay buffer holds trajectories, so it is a pickle by nature.
         rest = torch.load(folder / "state.pt", weights_only=False, map_location="cpu")
         policy = load_file(folder / "policy.safetensors")
-    except (OSError, RuntimeError, EOFError) as error:
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError, SafetensorError) as error:
         raise CheckpointError(f"{folder}: cannot be read ({str(error).splitlines()[0]})") from None
     if rest["recipe"] != recipe_hash:
         raise CheckpointError(f"{folder}: the checkpoint is of another recipe; its settings differ from this run's")

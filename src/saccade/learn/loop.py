@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 import yaml
@@ -25,6 +25,7 @@ from saccade.learn.step import check_capabilities, minibatches, optimise, with_s
 from saccade.recipe import Recipe
 
 
+@runtime_checkable
 class Observer(Protocol):
     """Somebody who watches a run: logs, galleries, progress bars, evaluations."""
 

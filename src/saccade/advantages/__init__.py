@@ -1,0 +1,1 @@
+"""Advantages: pure functions from the reward table to the advantage table."""

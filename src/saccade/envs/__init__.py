@@ -1,0 +1,1 @@
+"""Environments: tasks played turn by turn."""

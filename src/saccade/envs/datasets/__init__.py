@@ -1,0 +1,1 @@
+"""Task sets: seeded generators and users' own files."""

@@ -1,0 +1,1 @@
+"""Modules that act and give log-probabilities: tokens, denoising steps, motor commands."""

@@ -1,0 +1,232 @@
+"""The tiny vision-language network: a convolutional patch encoder and a causal transformer with a key-value memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from saccade.core.errors import DataError
+from saccade.policies.token.rows import Rows, padded, present
+
+
+class Memory:
+    """Keys and values of one layer for positions that were already read; differentiable."""
+
+    def __init__(self, k: Tensor | None = None, v: Tensor | None = None) -> None:
+        self.k, self.v = k, v
+
+    def extend(self, k: Float[Tensor, "B H S d"], v: Float[Tensor, "B H S d"]) -> tuple[Tensor, Tensor]:
+        """Append; returns all keys and values so far."""
+        if self.k is not None and self.v is not None:
+            k, v = torch.cat([self.k, k], 2), torch.cat([self.v, v], 2)
+        self.k, self.v = k, v
+        return k, v
+
+    def take(self, index: Int[Tensor, "b"]) -> Memory:
+        """The memory of these rows; one row may be taken many times."""
+        assert self.k is not None and self.v is not None, "an empty memory has no rows"
+        return Memory(self.k[index], self.v[index])
+
+
+class Slots(Memory):
+    """A memory with room for a known number of further positions, filled in place; without gradient."""
+
+    def __init__(self, memory: Memory, index: Int[Tensor, "b"], room: int) -> None:
+        assert memory.k is not None and memory.v is not None, "an empty memory has no rows"
+        _, heads, self.filled, depth = memory.k.shape
+        shape = (len(index), heads, self.filled + room, depth)
+        super().__init__(memory.k.new_empty(shape), memory.v.new_empty(shape))
+        assert self.k is not None and self.v is not None
+        self.k[:, :, : self.filled] = memory.k[index]
+        self.v[:, :, : self.filled] = memory.v[index]
+
+    def extend(self, k: Float[Tensor, "B H S d"], v: Float[Tensor, "B H S d"]) -> tuple[Tensor, Tensor]:
+        assert self.k is not None and self.v is not None
+        new = slice(self.filled, self.filled + k.shape[2])
+        self.k[:, :, new], self.v[:, :, new] = k, v
+        self.filled = new.stop
+        return self.k[:, :, : self.filled], self.v[:, :, : self.filled]
+
+    def keep(self, index: Int[Tensor, "b"]) -> None:
+        """Forget all other rows."""
+        assert self.k is not None and self.v is not None
+        self.k, self.v = self.k[index], self.v[index]
+
+
+class Stem(nn.Module):
+    """Pixels to visual tokens: one strided convolution for each halving down to one position per patch."""
+
+    def __init__(self, width: int, patch: int, side: int) -> None:
+        super().__init__()
+        halvings = patch.bit_length() - 1
+        channels = [3, *(max(16, width >> (halvings - 1 - i)) for i in range(halvings))]
+        layers: list[nn.Module] = []
+        for i in range(halvings):
+            layers += [nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1), nn.GELU()]
+            if i == halvings - 2:
+                layers += [nn.Conv2d(channels[i + 1], channels[i + 1], 3, padding=1), nn.GELU()]
+        self.layers = nn.Sequential(*layers)
+        self.project = nn.Linear(channels[-1], width)
+        self.place = nn.Parameter(0.02 * torch.randn((side // patch) ** 2, width))
+
+    def forward(self, pixels: UInt8[Tensor, "I 3 H W"]) -> Float[Tensor, "I S D"]:
+        x = pixels.to(self.place.dtype) / 127.5 - 1
+        x = self.layers(x.contiguous(memory_format=torch.channels_last))
+        return self.project(x.flatten(2).transpose(1, 2)) + self.place
+
+
+class Block(nn.Module):
+    """Pre-norm attention and MLP; ``layers`` of them add up to about the variance of one."""
+
+    def __init__(self, width: int, heads: int, layers: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm_attention, self.norm_mlp = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+        for last in (self.out, self.down):
+            nn.init.normal_(last.weight, std=0.5 / (width * layers) ** 0.5)
+
+    def forward(
+        self, x: Float[Tensor, "B S D"], rotation: tuple[Tensor, Tensor], memory: Memory, mask: Tensor | None
+    ) -> Float[Tensor, "B S D"]:
+        rows, steps, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(rows, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        q, k = _rotate(qkv[:2], rotation)
+        k, v = memory.extend(k, qkv[2])
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        x = x + self.out(y.transpose(1, 2).reshape(rows, steps, width))
+        return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
+
+
+def _rotate(qk: Float[Tensor, "2 B H S d"], rotation: tuple[Tensor, Tensor]) -> Float[Tensor, "2 B H S d"]:
+    cos, sin = rotation
+    half = qk.shape[-1] // 2
+    return qk * cos + torch.cat([-qk[..., half:], qk[..., :half]], -1) * sin
+
+
+@dataclass(eq=False)
+class Reading:
+    """What is known after a pass over rows, before the final norm."""
+
+    prompt: Float[Tensor, "P D"]
+    """Hidden state of the last position of each prefix."""
+    suffix: Float[Tensor, "R S D"]
+    memory: list[Memory]
+    """Per layer: of prefixes if no row has a suffix, else of rows."""
+    present: Bool[Tensor, "B L"]
+    """Which positions of the memory hold tokens."""
+
+
+class Trunk(nn.Module):
+    """Rows of tokens and images to hidden states. Every prefix is forwarded once, every image encoded once."""
+
+    def __init__(self, vocabulary: int, image: int, width: int, layers: int, heads: int, patch: int, side: int,
+                 max_images: int) -> None:  # fmt: skip
+        super().__init__()
+        self.image, self.side, self.max_images, self.depth = image, side, max_images, width // heads
+        self.stem = Stem(width, patch, side)
+        self.embed = nn.Embedding(vocabulary, width)
+        self.order = nn.Embedding(max_images, width)
+        self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
+        self.norm = nn.LayerNorm(width)
+        for embedding in (self.embed, self.order):
+            nn.init.normal_(embedding.weight, std=0.02)
+        self.images_encoded = 0
+        """Images that went through the stem so far."""
+        self.positions_read = 0
+        """Sequence positions, padding included, that went through the blocks so far."""
+
+    def read(self, rows: Rows, width: int) -> Reading:
+        """One pass over the prefixes, then one over the first ``width`` positions of the suffixes."""
+        device = self.embed.weight.device
+        prefix, length = padded([chunk.ids for chunk in rows.prefix])
+        prefix, length = prefix.to(device), length.to(device)
+        prefix_features, suffix_features = self._features(rows)
+        memory = [Memory() for _ in self.blocks]
+        x = self._embedded(prefix, prefix_features)
+        hidden = self._blocks(x, torch.arange(prefix.shape[1], device=device)[None], memory, None)
+        last = hidden[torch.arange(len(prefix), device=device), length - 1]
+        seen = present(length, prefix.shape[1])
+        if width == 0:
+            return Reading(last, last.new_zeros(len(rows.ids), 0, last.shape[1]), memory, seen)
+
+        prompt, ids = rows.prompt.to(device), rows.ids[:, :width].to(device)
+        steps = torch.arange(width, device=device)
+        causal = (steps <= steps[:, None]).expand(len(ids), -1, -1)
+        mask = torch.cat([seen[prompt][:, None].expand(-1, width, -1), causal], 2)[:, None]
+        memory = [layer.take(prompt) for layer in memory]
+        x = self._embedded(ids, suffix_features)
+        suffix = self._blocks(x, length[prompt][:, None] + steps, memory, mask)
+        own = present(rows.length.to(device), width)
+        return Reading(last, suffix, memory, torch.cat([seen[prompt], own], 1))
+
+    def states(self, reading: Reading, prompt: Int[Tensor, "M"], row: Int[Tensor, "M"], at: Int[Tensor, "M"]) -> Tensor:
+        """Normed hidden states ``[M, D]`` at suffix positions; position -1 is the last of the prefix."""
+        prefixes, (_, width, depth) = reading.prompt, reading.suffix.shape
+        flat = torch.cat([prefixes, reading.suffix.reshape(-1, depth)])
+        index = torch.where(at < 0, prompt, len(prefixes) + row * width + at)
+        return self.norm(flat[index.to(flat.device)])
+
+    def step(
+        self, ids: Int[Tensor, "N"], position: Int[Tensor, "N"], memory: list[Slots], seen: Bool[Tensor, "N L"]
+    ) -> Float[Tensor, "N D"]:
+        """Normed hidden states after one more token for each row; ``seen`` includes the new position."""
+        hidden = self._blocks(self.embed(ids[:, None]), position[:, None], memory, seen[:, None, None])
+        return self.norm(hidden[:, 0])
+
+    def _blocks(self, x: Tensor, position: Tensor, memory: Sequence[Memory], mask: Tensor | None) -> Tensor:
+        self.positions_read += x.shape[0] * x.shape[1]
+        half = self.depth // 2
+        frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
+        angle = (position[..., None] * frequency).repeat(1, 1, 2)[:, None]
+        rotation = angle.cos(), angle.sin()
+        for block, layer in zip(self.blocks, memory, strict=True):
+            x = block(x, rotation, layer, mask)
+        return x
+
+    def _embedded(self, ids: Int[Tensor, "B S"], features: Tensor) -> Float[Tensor, "B S D"]:
+        x = self.embed(ids)
+        if not len(features):
+            return x
+        return x.masked_scatter((ids == self.image)[..., None], features)
+
+    def _features(self, rows: Rows) -> tuple[Float[Tensor, "A D"], Float[Tensor, "B D"]]:
+        """Visual tokens of all prefixes and of all suffixes, in row-major order; each picture is encoded once."""
+        shown = [chunk.images for chunk in rows.prefix] + rows.images
+        before = [0] * len(rows.prefix) + [len(rows.prefix[p].images) for p in rows.prompt.tolist()]
+        pictures = {id(picture): picture for images in shown for picture in images}
+        if not pictures:
+            nothing = self.stem.place.new_zeros(0, self.embed.embedding_dim)
+            return nothing, nothing
+        most = max(start + len(images) for start, images in zip(before, shown, strict=True))
+        if most > self.max_images:
+            raise DataError(f"a context holds {most} images or frames, but policy.max_images is {self.max_images}")
+        place = {key: i for i, key in enumerate(pictures)}
+        which = [place[id(picture)] for images in shown for picture in images]
+        order = [start + i for start, images in zip(before, shown, strict=True) for i in range(len(images))]
+        device = self.embed.weight.device
+        encoded = self.stem(self._pixels(list(pictures.values())).to(device))
+        self.images_encoded += len(pictures)
+        features = encoded[torch.tensor(which, device=device)]
+        features = features + self.order(torch.tensor(order, device=device))[:, None]
+        split = sum(len(chunk.images) for chunk in rows.prefix)
+        return features[:split].flatten(0, 1), features[split:].flatten(0, 1)
+
+    def _pixels(self, pictures: Sequence[np.ndarray]) -> UInt8[Tensor, "I 3 H W"]:
+        size = (self.side, self.side)
+        if all(picture.shape[:2] == size for picture in pictures):
+            return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2)
+        scaled = [
+            F.interpolate(
+                torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None], size, mode="bilinear", antialias=True
+            )
+            for picture in pictures
+        ]
+        return torch.cat(scaled)

@@ -1,0 +1,86 @@
+"""What the general methods are run on: DigitScenes with a small model, or the user's model, data and reward."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from saccade.core.environment import EnvironmentSpec
+from saccade.core.metric import Metric
+from saccade.core.policy import PolicySpec, Sampling
+from saccade.core.reward import Reward
+from saccade.core.schedule import Cosine
+from saccade.envs.datasets.digits import DigitScenes
+from saccade.envs.datasets.jsonl import JsonlTasks
+from saccade.envs.single import SingleTurn
+from saccade.evaluate.samples import Mean
+from saccade.evaluate.states import KLDrift
+from saccade.feeds.demonstrations import Demonstrations
+from saccade.objectives.regression import NLL
+from saccade.policies.token.hf import HFVisionLanguage
+from saccade.policies.token.tiny import TinyVLM
+from saccade.recipe import Ablation, Evaluation, Size, Stage, Train
+from saccade.rewards.combine import Dispatch
+from saccade.rewards.format import Tags
+from saccade.rewards.geometry import BoxIoU
+from saccade.rewards.user import UserFunction
+from saccade.rewards.verify import ExactMatch
+
+KINDS = ("read", "locate", "count")
+CHECKPOINT = "Qwen/Qwen2.5-VL-3B-Instruct"
+
+
+@dataclass(frozen=True)
+class Setting:
+    policy: PolicySpec
+    env: EnvironmentSpec
+    rewards: Mapping[str, Reward]
+    metrics: Mapping[str, Metric]
+    stages: Mapping[str, Stage]
+    sampling: Sampling
+    lr: float
+    headline: str
+    """The metric that ablations look at."""
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Greedy answers to held-out tasks."""
+        return Evaluation(sampling=replace(self.sampling, deterministic=True), metrics=self.metrics, limit=384)
+
+    def ablation(self, without: Mapping[str, object], *, margin: float = 0.0, note: str = "") -> Ablation:
+        """The claim that switching ``without`` on costs held-out reward."""
+        return Ablation(metric=self.headline, without=without, margin=margin, note=note)
+
+
+def warm_up(steps: int = 300, **changes: object) -> Stage:
+    """Supervised start on gold outputs, so that a randomly initialised model has something to say."""
+    train = Train(steps=steps, groups=32, group_size=1, lr=2e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    return Stage(feed=Demonstrations(**changes), objective={"nll": NLL()}, train=train, rewards={})
+
+
+def setting(size: Size, model: str = "", data: str = "", reward: str = "") -> Setting:
+    """Policy, tasks, rewards and metrics for a general method.
+
+    Args:
+        size: "tiny" is DigitScenes on a CPU; "base" is ``model`` (default Qwen2.5-VL-3B) on the user's ``data``.
+        model: hub id or folder of a transformers image-text-to-text model; any value makes the policy that model.
+        data: JSONL, JSON or parquet file; empty means DigitScenes (tiny) or ``train.jsonl`` (base).
+        reward: ``FILE.py:function``; empty compares the answer with the data's.
+    """
+    real = bool(model) or size == "base"
+    policy = HFVisionLanguage(model or CHECKPOINT) if real else TinyVLM()
+    if data or real:
+        tasks = JsonlTasks(data or "train.jsonl")
+        path, _, name = reward.rpartition(":")
+        scorer = UserFunction(path=path, name=name) if reward else ExactMatch()
+        metrics = {"reward": Mean(scorer)}
+        sampling = Sampling(max_actions=512 if real else 24)
+        return Setting(policy, SingleTurn(tasks), {"reward": scorer}, metrics, {}, sampling, 1e-6, "reward")
+    rewards = {
+        "iou": Dispatch(field="kind", by={"locate": BoxIoU(tag="box")}),
+        "exact": Dispatch(field="kind", by={"read": ExactMatch(field="answer"), "count": ExactMatch(field="answer")}),
+        "format": Tags(("answer",), weight=0.2),
+    }
+    metrics = {"iou": Mean(rewards["iou"]), "accuracy": Mean(rewards["exact"]), "kl": KLDrift()}
+    env = SingleTurn(DigitScenes(kinds=KINDS))
+    return Setting(policy, env, rewards, metrics, {"warm_up": warm_up()}, Sampling(max_actions=12), 3e-4, "accuracy")

@@ -1,0 +1,324 @@
+"""``gallery.html``: rollouts with their pictures, boxes, tool turns and rewards, in one file that needs nothing else."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from saccade.core.errors import DataError
+from saccade.report.comparison import Change, cells, load_changes
+from saccade.report.curves import Plot, plots, svg
+from saccade.report.log import read_log
+
+PROMINENT = 6
+"""Plots shown at once; the others are folded away."""
+LINE = 1.6
+"""Width of a box's outline on the screen, in CSS pixels."""
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tasks with rollouts from one or several moments, side by side."""
+
+    title: str
+    columns: Mapping[str, Sequence[Mapping[str, Any]]]
+    """Name of the moment -> groups as ``snapshot`` wrote them. Groups of the same task share one card."""
+
+
+def write_gallery(
+    path: Path,
+    sections: Sequence[Section],
+    *,
+    title: str,
+    pictures: Path,
+    subtitle: str = "",
+    changes: Sequence[Change] = (),
+    curves: Sequence[Plot] = (),
+) -> None:
+    """Write one self-contained page.
+
+    Args:
+        path: the file.
+        sections: what to show, in order.
+        title: heading.
+        pictures: folder with the PNG files that the groups name.
+        subtitle: one line below the heading.
+        changes: metrics before and after.
+        curves: learning curves; those beyond the first few are folded away.
+    """
+    page = _Page(pictures)
+    body = [page.section(section) for section in sections]
+    html = "".join(
+        [
+            f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>',
+            '<meta name="viewport" content="width=device-width,initial-scale=1">',
+            f"<style>{_STYLE}</style></head><body><main><h1>{escape(title)}</h1>",
+            f'<p class="sub">{escape(subtitle)}</p>' if subtitle else "",
+            page.definitions(),
+            _changes(changes),
+            _curves(curves),
+            *body,
+            "</main></body></html>",
+        ]
+    )
+    path.write_bytes(html.encode("utf-8", "replace"))
+
+
+def write_run_gallery(folder: Path, name: str) -> Path:
+    """The gallery of a run's folder, from what its logs hold; its path."""
+    rollouts = folder / "rollouts"
+    held_out = {moment: _groups(rollouts / f"{moment}.json") for moment in ("before", "after")}
+    sections = [Section("Held-out tasks before and after", held_out)] if any(held_out.values()) else []
+    for found in sorted(rollouts.glob("step-*.json")):
+        step = int(found.stem.removeprefix("step-"))
+        sections.append(Section(f"Training, step {step}", {"": _groups(found)}))
+    changes = load_changes(folder / "comparison.json")
+    curves = plots(read_log(folder / "metrics.jsonl"))
+    facts = _facts(folder / "environment.json")
+    path = folder / "gallery.html"
+    write_gallery(
+        path, sections, title=name, pictures=rollouts / "images", subtitle=facts, changes=changes, curves=curves
+    )
+    return path
+
+
+def _groups(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise DataError(f"{path} is damaged: {error}") from None
+
+
+def _facts(path: Path) -> str:
+    if not path.exists():
+        return ""
+    facts = json.loads(path.read_text())
+    versions = " · ".join(f"{name} {version}" for name, version in facts.get("versions", {}).items())
+    commit = facts.get("commit")
+    return " · ".join(part for part in (versions, f"commit {commit}" if commit else "", facts.get("device")) if part)
+
+
+def _changes(changes: Sequence[Change]) -> str:
+    if not changes:
+        return ""
+    rows = "".join(
+        f"<tr><th>{escape(c.name)}</th>" + "".join(f"<td>{escape(cell)}</td>" for cell in cells(c)) + "</tr>"
+        for c in changes
+    )
+    return (
+        '<section><h2>Held-out metrics</h2><table class="changes"><thead><tr><th></th><th>before</th><th>after</th>'
+        f"<th>difference</th><th>z</th></tr></thead><tbody>{rows}</tbody></table>"
+        '<p class="sub">± is one standard error over tasks; the difference is paired by task; z is the difference in '
+        "standard errors.</p></section>"
+    )
+
+
+def _curves(curves: Sequence[Plot]) -> str:
+    drawn = [_figure(plot, image) for plot in curves if (image := svg(plot))]
+    if not drawn:
+        return ""
+    more = "".join(drawn[PROMINENT:])
+    folded = f'<details><summary>All numbers</summary><div class="plots">{more}</div></details>' if more else ""
+    return f'<section><h2>Learning curves</h2><div class="plots">{"".join(drawn[:PROMINENT])}</div>{folded}</section>'
+
+
+def _figure(plot: Plot, image: str) -> str:
+    keys = "".join(
+        f'<span class="key s{i % 6}">{escape(s.name)}</span>' for i, s in enumerate(s for s in plot.series if s.values)
+    )
+    legend = f'<div class="keys">{keys}</div>' if len(plot.series) > 1 else ""
+    return f"<figure><figcaption>{escape(plot.title)}</figcaption>{legend}{image}</figure>"
+
+
+class _Page:
+    """Collects the pictures that are used, so that each is in the page once."""
+
+    def __init__(self, pictures: Path) -> None:
+        self._folder = pictures
+        self._used: dict[str, Mapping[str, Any]] = {}
+
+    def definitions(self) -> str:
+        """The pictures themselves; the cards refer to them."""
+        images = "".join(self._definition(name, part) for name, part in self._used.items())
+        return f'<svg width="0" height="0" class="store" aria-hidden="true"><defs>{images}</defs></svg>'
+
+    def _definition(self, name: str, part: Mapping[str, Any]) -> str:
+        path = self._folder / f"{name}.png"
+        if not path.exists():
+            raise DataError(f"{path} is missing: the rollouts name it")
+        width, height = part["width"], part["height"]
+        data = base64.b64encode(path.read_bytes()).decode()
+        sharp = ' style="image-rendering:pixelated"' if max(width, height) <= 256 else ""
+        return (
+            f'<image id="i{name}" width="{width}" height="{height}" preserveAspectRatio="none"{sharp} '
+            f'href="data:image/png;base64,{data}"/>'
+        )
+
+    def section(self, section: Section) -> str:
+        tasks = list(dict.fromkeys(group["task"] for groups in section.columns.values() for group in groups))
+        found = {name: {group["task"]: group for group in groups} for name, groups in section.columns.items()}
+        cards = [self._card({name: groups[t] for name, groups in found.items() if t in groups}) for t in tasks]
+        legend = '<p class="sub"><b class="gold">green</b> target · <b class="said">orange</b> the policy\'s boxes</p>'
+        return f"<section><h2>{escape(section.title)}</h2>{legend}{''.join(cards)}</section>"
+
+    def _card(self, moments: Mapping[str, Mapping[str, Any]]) -> str:
+        group = next(iter(moments.values()))
+        prompt = self._content(group["prompt"], gold=group["boxes"])
+        gold = "".join(f"<pre>{escape(text)}</pre>" for text in group["gold"])
+        solution = f"<dt>a solution</dt><dd>{gold}</dd>" if gold else ""
+        facts = f"<dl><dt>target</dt><dd><code>{escape(group['target'])}</code></dd>{solution}</dl>"
+        columns = "".join(self._column(name, moment) for name, moment in moments.items())
+        return (
+            f'<article><div class="prompt"><h3>{escape(group["task"])}</h3>{prompt}{facts}</div>'
+            f'<div class="columns n{len(moments)}">{columns}</div></article>'
+        )
+
+    def _column(self, name: str, group: Mapping[str, Any]) -> str:
+        heading = f"<h4>{escape(name)}</h4>" if name else ""
+        rollouts = "".join(self._rollout(rollout, group) for rollout in group["rollouts"])
+        return f'<div>{heading}<div class="rollouts">{rollouts}</div></div>'
+
+    def _rollout(self, rollout: Mapping[str, Any], group: Mapping[str, Any]) -> str:
+        turns = rollout["turns"]
+        said = turns[-1]["boxes"] if turns else []
+        tried = [box for turn in turns[:-1] for box in turn["boxes"]]
+        pictures = [part for part in group["prompt"] if "image" in part or "video" in part]
+        located = self._content(pictures[:1], group["boxes"], said, tried) if said or tried or group["boxes"] else ""
+        body = "".join(self._turn(k, turn, len(turns)) for k, turn in enumerate(turns))
+        stop = "" if rollout["stop"] == "done" else f'<span class="stop">{escape(rollout["stop"])}</span>'
+        return f'<div class="rollout">{_reward(rollout)}{stop}{located}{body}{_scores(rollout)}</div>'
+
+    def _turn(self, k: int, turn: Mapping[str, Any], count: int) -> str:
+        number = f'<span class="turn">turn {k + 1}</span>' if count > 1 else ""
+        answer = f'<div class="answer">{self._content(turn["observation"])}</div>' if turn["observation"] else ""
+        notes = {**turn["notes"], **({"reward": f"{turn['reward']:.3g}"} if turn["reward"] else {})}
+        told = " · ".join(f"{escape(key)}: {escape(value)}" for key, value in notes.items())
+        return f"{number}{self._content(turn['output'])}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
+
+    def _content(
+        self,
+        parts: Sequence[Mapping[str, Any]],
+        gold: Sequence[Sequence[float]] = (),
+        said: Sequence[Sequence[float]] = (),
+        tried: Sequence[Sequence[float]] = (),
+    ) -> str:
+        """Parts in their order; boxes are drawn on the first picture."""
+        out: list[str] = []
+        marks: tuple[Sequence[Sequence[float]], ...] = (gold, said, tried)
+        for part in parts:
+            if "text" in part:
+                out.append(f"<pre>{escape(part['text']) or '<i>nothing</i>'}</pre>")
+                continue
+            frames = part["video"] if "video" in part else [part]
+            drawn: list[str] = []
+            for frame in frames:
+                drawn.append(self._picture(frame, *marks))
+                marks = ((), (), ())
+            kind = "frames" if "video" in part else "picture"
+            told = f'<p class="notes">{part["frames"]} frames, {part["fps"]:g}/s</p>' if "video" in part else ""
+            out.append(f'<div class="{kind}">{"".join(drawn)}</div>{told}')
+        return "".join(out) or "<pre><i>nothing</i></pre>"
+
+    def _picture(
+        self,
+        part: Mapping[str, Any],
+        gold: Sequence[Sequence[float]],
+        said: Sequence[Sequence[float]],
+        tried: Sequence[Sequence[float]],
+    ) -> str:
+        name, width, height = part["image"], part["width"], part["height"]
+        self._used.setdefault(name, part)
+        kinds = (("tried", tried), ("said", said), ("gold", gold))
+        rects = "".join(_rect(kind, box) for kind, some in kinds for box in some)
+        return (
+            f'<svg class="pic" viewBox="0 0 {width} {height}" style="aspect-ratio:{width}/{height}" role="img">'
+            f'<use href="#i{name}"/>{rects}</svg>'
+        )
+
+
+def _rect(kind: str, box: Sequence[float]) -> str:
+    x1, y1, x2, y2 = box
+    words = " ".join(f"{value:g}" for value in box)
+    return (
+        f'<rect class="{kind}" x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" '
+        f'stroke-width="{LINE}" vector-effect="non-scaling-stroke"><title>{words}</title></rect>'
+    )
+
+
+def _reward(rollout: Mapping[str, Any]) -> str:
+    counted = [s for s in rollout["scores"].values() if s["weight"] != 0]
+    known = [s["weight"] * s["value"] for s in counted if s["value"] is not None]
+    total = f"{math.fsum(known):.3g}" if counted and len(known) == len(counted) else "unscored" if counted else ""
+    advantage = rollout["advantage"]
+    sign = "" if advantage is None else f'<span class="{"up" if advantage >= 0 else "down"}">A {advantage:+.2f}</span>'
+    return f'<div class="sum"><b>{total}</b>{sign}</div>' if total or sign else ""
+
+
+def _scores(rollout: Mapping[str, Any]) -> str:
+    rows = "".join(
+        f"<tr{'' if s['weight'] else ' class=unpaid'}><td>{escape(name)}</td><td>{_number(s['value'])}</td>"
+        f"<td>{_weight(s['weight'])}</td><td>{escape(s['note'])}</td></tr>"
+        for name, s in rollout["scores"].items()
+    )
+    return f'<table class="scores">{rows}</table>' if rows else ""
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+def _weight(weight: float) -> str:
+    return "logged" if weight == 0 else f"× {weight:g}"
+
+
+_STYLE = """
+:root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1d1f23;--soft:#6a6f78;--rule:#e3e4e6;--code:#f3f4f5;
+--gold:#12994a;--said:#ec7a08;--s0:#2f6fdb;--s1:#d1495b;--s2:#2a9d74;--s3:#8d5fd3;--s4:#c98a12;--s5:#4c8fa3}
+@media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e6e7e9;--soft:#989da6;--rule:#33373d;
+--code:#272b30;--gold:#3ecf7a;--said:#ff9d3c;--s0:#6ea2f7;--s1:#ef7d8c;--s2:#52c79b;--s3:#b593ef;--s4:#e5b04b;--s5:#7fbdd0}}
+*{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
+main{max-width:1280px;margin:0 auto;padding:28px 20px 60px}
+h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 10px}
+h3{font:600 12px/1.4 ui-monospace,monospace;color:var(--soft);margin:0 0 8px;overflow-wrap:anywhere}
+h4{margin:0 0 8px;font-size:13px;text-transform:uppercase;letter-spacing:.06em;color:var(--soft)}
+.sub,.notes{color:var(--soft);font-size:13px;margin:4px 0}.notes{font-size:12px;overflow-wrap:anywhere}
+.store{position:absolute}b.gold{color:var(--gold)}b.said{color:var(--said)}
+table{border-collapse:collapse}.changes th,.changes td{padding:5px 22px 5px 0;border-bottom:1px solid var(--rule);
+text-align:left;font-variant-numeric:tabular-nums;white-space:nowrap}.changes thead th{color:var(--soft);font-weight:500}
+.plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:14px}
+figure{margin:0;padding:10px 12px 4px;background:var(--card);border:1px solid var(--rule);border-radius:8px}
+figcaption{font-weight:600;font-size:13px}.keys{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px}
+.key::before{content:"";display:inline-block;width:12px;height:3px;margin-right:5px;vertical-align:middle;background:var(--c)}
+.s0{--c:var(--s0)}.s1{--c:var(--s1)}.s2{--c:var(--s2)}.s3{--c:var(--s3)}.s4{--c:var(--s4)}.s5{--c:var(--s5)}
+.plot{display:block;width:100%}.plot .grid{stroke:var(--rule)}.plot .tick{fill:var(--soft);font-size:10.5px}
+.plot .line{fill:none;stroke:var(--c);stroke-width:1.8;stroke-linejoin:round}
+.plot .raw{fill:none;stroke:var(--c);stroke-width:1;opacity:.28}.plot .dot{fill:var(--c)}
+details{margin-top:12px}summary{cursor:pointer;color:var(--soft);margin-bottom:10px}
+article{display:grid;grid-template-columns:250px 1fr;gap:20px;margin:14px 0;padding:16px;background:var(--card);
+border:1px solid var(--rule);border-radius:10px}
+.columns{display:grid;gap:18px;align-content:start}.columns.n2{grid-template-columns:1fr 1fr}
+.columns>div+div{border-left:1px solid var(--rule);padding-left:18px}
+.rollouts{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
+.rollout{min-width:0;font-size:13px}.columns:not(.n2) .rollout{padding:8px;border:1px solid var(--rule);border-radius:8px}
+.picture,.frames{margin:6px 0}.frames{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}
+.pic{display:block;width:100%;max-height:420px;border-radius:3px;overflow:hidden}.rollout .pic{max-width:200px}
+rect{fill:none}.gold{stroke:var(--gold)}.said{stroke:var(--said)}.tried{stroke:var(--said);stroke-dasharray:3 3}
+pre{margin:4px 0;padding:5px 7px;background:var(--code);border-radius:5px;white-space:pre-wrap;overflow-wrap:anywhere;
+font:12px/1.45 ui-monospace,monospace;max-height:260px;overflow:auto}code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}
+.prompt>pre{font:14px/1.45 system-ui,sans-serif}dl{margin:8px 0 0;font-size:12px}dt{color:var(--soft)}dd{margin:0 0 4px}
+.answer{margin:4px 0 8px 10px;padding-left:8px;border-left:2px solid var(--rule)}
+.turn,.stop{display:inline-block;font-size:11px;color:var(--soft);margin-right:8px}.stop{color:var(--said)}
+.sum{display:flex;justify-content:space-between;font-variant-numeric:tabular-nums}.up{color:var(--gold)}.down{color:var(--said)}
+.scores{width:100%;font-size:12px;margin-top:4px;font-variant-numeric:tabular-nums}
+.scores td{padding:1px 8px 1px 0;color:var(--soft);vertical-align:top}.scores td:nth-child(2){color:var(--ink);font-weight:600}
+.unpaid{opacity:.75}i{color:var(--soft)}
+@media(max-width:760px){article,.columns.n2{grid-template-columns:1fr}.columns>div+div{border:0;padding:0}}
+"""

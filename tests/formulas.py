@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from saccade.advantages.group import GreedyBaseline, GroupCentre, GroupNorm, LeaveOneOut, PerReward
 from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, KLInReward, LengthPenalty
@@ -64,7 +65,7 @@ def rows(batch: Batch) -> list[Row]:
     for i, trajectory in enumerate(batch.trajectories):
         length = sum(len(turn.logp) for turn in trajectory.turns)
 
-        def cut(x, i=i, length=length):
+        def cut(x, i=i, length=length) -> Any:
             return [0.0] * length if x is None else x[i, :length].tolist()
 
         found.append(
@@ -337,8 +338,8 @@ def lines(batch: Batch, out: LogProbs, average: Average) -> list[Line]:
         def kept(values, mask=row.mask):
             return [float(v) for v, m in zip(values, mask, strict=False) if m]
 
-        def given(x, i=i):
-            return [0.0] * len(actor) if x is None else x[i].tolist()
+        def given(x, i=i, width=len(actor)):
+            return [0.0] * width if x is None else x[i].tolist()
 
         target = [a + v for a, v in zip(targets[i], row.value, strict=True)]
         found.append(

@@ -1,12 +1,17 @@
-"""Ragged tables for tests: trajectories put together by hand or at random, packed by the library itself."""
+"""Ragged tables for tests: trajectories put together by hand or at random, packed by the library itself.
+
+Batches and log-probabilities are returned as Any: the optional streams that a test has filled in are not None to it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+
 from saccade.core.batch import Average, Batch, finish, pack
 from saccade.core.content import Text
 from saccade.core.policy import LogProbs
@@ -24,9 +29,9 @@ def prompt(name: str = "task") -> Prompt:
 def trajectory(
     shared: Prompt,
     *turns: Sequence[float],
-    scores: dict[str, float | Score | None] | None = None,
+    scores: Mapping[str, float | Score | None] | None = None,
     mask: Sequence[Sequence[bool]] | None = None,
-    stop="done",
+    stop: Any = "done",
 ) -> Trajectory:
     """One turn for each sequence of log-probabilities; a plain number as score is paid at the end."""
     masks = mask or [[True] * len(logp) for logp in turns]
@@ -40,7 +45,7 @@ def trajectory(
         )
         for logp, kept in zip(turns, masks, strict=True)
     ]
-    given = {k: s if isinstance(s, Score) else Score(s) for k, s in (scores or {}).items()}
+    given = {k: Score(float(s)) if isinstance(s, int | float) else s or Score(None) for k, s in (scores or {}).items()}
     return Trajectory(shared, made, stop, given)
 
 
@@ -61,7 +66,7 @@ def random_batch(
     forced: bool = True,
     distinct: bool = False,
     unscored: float = 0.15,
-) -> Batch:
+) -> Any:
     """Ragged trajectories of up to three turns, with forced actions, unscored trajectories, several rewards.
 
     Rewards are multiples of 1/64, so that sums are exact. All streams but weights are filled in, in float64.
@@ -112,7 +117,7 @@ def random_batch(
     )
 
 
-def random_out(batch: Batch, seed: int, spread: float = 0.3) -> LogProbs:
+def random_out(batch: Batch, seed: int, spread: float = 0.3) -> Any:
     """Current log-probabilities and all else a policy may give, as leaves that take gradients."""
     rng = np.random.default_rng((seed, 1))
     noise = torch.from_numpy(rng.normal(size=(5, *batch.mask.shape)))
@@ -130,13 +135,13 @@ def random_out(batch: Batch, seed: int, spread: float = 0.3) -> LogProbs:
     )
 
 
-def doubled(batch: Batch) -> Batch:
+def doubled(batch: Batch) -> Any:
     """The batch in float64."""
     streams = {name: x if x is None else x.double() for name in FLOAT_STREAMS for x in (getattr(batch, name),)}
     return replace(batch, rewards={name: x.double() for name, x in batch.rewards.items()}, **streams)
 
 
-def cut_out(out: LogProbs, index: torch.Tensor, width: int) -> LogProbs:
+def cut_out(out: LogProbs, index: torch.Tensor, width: int) -> Any:
     """What a policy would give for the batch taken at these indices."""
 
     def cut(x):
@@ -146,7 +151,7 @@ def cut_out(out: LogProbs, index: torch.Tensor, width: int) -> LogProbs:
     return LogProbs(out.logp[index, :width], cut(out.entropy), cut(out.kl), cut(out.value), views=views)
 
 
-def padded(batch: Batch, columns: int, garbage: float = 0.0) -> Batch:
+def padded(batch: Batch, columns: int, garbage: float = 0.0) -> Any:
     """The batch with more padding; streams that no contract sets to zero there hold ``garbage`` on all padding."""
 
     def wide(x, fill):
@@ -168,19 +173,17 @@ def padded(batch: Batch, columns: int, garbage: float = 0.0) -> Batch:
     )
 
 
-def padded_out(out: LogProbs, batch: Batch, garbage: float = 0.0) -> LogProbs:
+def padded_out(out: LogProbs, batch: Batch, garbage: float = 0.0) -> Any:
     """What a policy would give for the padded batch, with ``garbage`` on all padding."""
 
-    def wide(x):
+    def wide(x) -> Any:
         if x is None:
             return None
-        return torch.where(
-            batch.turn >= 0, torch.nn.functional.pad(x, (0, batch.turn.shape[1] - x.shape[1])), garbage
-        )
+        return torch.where(batch.turn >= 0, torch.nn.functional.pad(x, (0, batch.turn.shape[1] - x.shape[1])), garbage)
 
     views = {name: padded_out(view, batch, garbage) for name, view in out.views.items()}
     return LogProbs(wide(out.logp), wide(out.entropy), wide(out.kl), wide(out.value), views=views)
 
 
-def finished(batch: Batch, average: Average = "action") -> Batch:
+def finished(batch: Batch, average: Average = "action") -> Any:
     return doubled(finish(batch, average))

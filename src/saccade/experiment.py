@@ -140,7 +140,7 @@ def _stage_key(recipe: Recipe, name: str) -> str:
         "seed": recipe.train.seed,
         "stages": [config.to_dict(recipe.stages[n]) for n in done],
         "version": metadata.version("saccade"),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),
     }
     return hashlib.sha256(yaml.safe_dump(plain, sort_keys=True).encode()).hexdigest()[:24]
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from formulas import ADVANTAGES, rows
 from tables import random_batch
 

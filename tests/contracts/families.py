@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import torch
 
+from policies.hf.checkpoints import build
 from saccade.core.policy import Policy, PolicySpec
+from saccade.policies.lora import LoRA
+from saccade.policies.token.hf import HFVisionLanguage
 from saccade.policies.token.tiny import TinyVLM
 
 
@@ -20,13 +26,44 @@ class Family:
     """How many images this policy has encoded since it was built."""
     gold: str = "<think>red is 3 blue is 4</think><answer><box>12,20,40,52</box></answer>"
     """An output the policy can express."""
+    start: Callable[[Policy], None] = lambda policy: None
+    """Brings a fresh policy into a state in which all its weights matter."""
 
     def build(self) -> Policy:
-        return self.spec().build(torch.device("cpu"), seed=1)
+        policy = self.spec().build(torch.device("cpu"), seed=1)
+        self.start(policy)
+        return policy
 
 
 def _tiny_images(policy: Policy) -> int:
     return policy.trunk.images_encoded
+
+
+@cache
+def _checkpoint(architecture: str) -> str:
+    """A small random checkpoint, written once a session."""
+    return str(build(architecture, Path(os.environ["SACCADE_CACHE"]) / architecture))
+
+
+def _hf_images(policy: Policy) -> int:
+    family = policy.family
+    if "features" not in vars(family):
+        encode, family.images_encoded = family.features, 0
+
+        def features(model, pictures):
+            family.images_encoded += len(pictures)
+            return encode(model, pictures)
+
+        family.features = features
+    return family.images_encoded
+
+
+def _fill_adapters(policy: Policy) -> None:
+    """Fresh adapters multiply by zero, and half of them get no gradient."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in policy.named_parameters():
+        if "lora_B" in name:
+            parameter.data.normal_(std=0.1, generator=generator)
 
 
 FAMILIES: dict[str, Family] = {
@@ -37,5 +74,12 @@ FAMILIES: dict[str, Family] = {
     "tiny, tagged": Family(
         lambda: TinyVLM(width=32, layers=2, heads=4, patch=8, side=32, words=("<look>", "zebra"), segments=("answer",)),
         _tiny_images,
+    ),
+    "Qwen2.5-VL": Family(lambda: HFVisionLanguage(_checkpoint("qwen2_5_vl")), _hf_images),
+    "Qwen3-VL, tagged": Family(
+        lambda: HFVisionLanguage(_checkpoint("qwen3_vl"), segments=("think", "answer")), _hf_images
+    ),
+    "SmolVLM, adapters": Family(
+        lambda: HFVisionLanguage(_checkpoint("idefics3"), LoRA(rank=4)), _hf_images, start=_fill_adapters
     ),
 }

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from formulas import OBJECTIVES, lines
 from saccade.core.state import Progress
 from tables import finished, random_batch, random_out

@@ -102,7 +102,7 @@ def _nest(changes: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _new_field(value: Any, key: str, change: Any, where: str) -> Any:
     path = _join(where, key)
-    hints = _hints(type(value))
+    hints = field_types(type(value))
     if key not in hints:
         raise ConfigError(_unknown(path, key, hints))
     return _changed(getattr(value, key), change, hints[key], path)
@@ -140,7 +140,7 @@ def _changed(old: Any, change: Any, hint: Any, path: str) -> Any:
         if old is None:
             raise ConfigError(f"{path} is empty; name a class to fill it")
         return overlay(old, change, path)
-    if hint is Any and dataclasses.is_dataclass(old):
+    if hint is Any and dataclasses.is_dataclass(old) and not dataclasses.is_dataclass(change):
         raise ConfigError(f"{path}: expected settings of {type(old).__name__}, got {change!r}")
     if isinstance(change, list):
         return _check(tuple(from_dict(item, _join(path, i)) for i, item in enumerate(change)), hint, path)
@@ -148,7 +148,7 @@ def _changed(old: Any, change: Any, hint: Any, path: str) -> Any:
 
 
 def _construct(kind: type, data: Mapping[str, Any], base: Mapping[str, Any], where: str) -> Any:
-    hints = _hints(kind)
+    hints = field_types(kind)
     values = dict(base)
     for key, item in data.items():
         path = _join(where, key)
@@ -182,7 +182,8 @@ def _resolve(name: Any, where: str) -> type:
     return kind
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def field_types(kind: type) -> dict[str, Any]:
+    """The settings of a dataclass and their types, in order."""
     names = [f.name for f in dataclasses.fields(kind) if f.init]
     hints = typing.get_type_hints(kind)
     return {name: hints[name] for name in names}

@@ -42,6 +42,8 @@ def fit(pixels: np.ndarray, side: int) -> np.ndarray:
 
 def whole_box(box: Box, width: int, height: int) -> tuple[int, int, int, int] | None:
     """The box rounded outward to whole pixels and cut to the picture; None if nothing of it is left."""
+    if not (box[0] < box[2] and box[1] < box[3]):
+        return None
     x1, y1 = max(0, math.floor(box[0])), max(0, math.floor(box[1]))
     x2, y2 = min(width, math.ceil(box[2])), min(height, math.ceil(box[3]))
     return (x1, y1, x2, y2) if x1 < x2 and y1 < y2 else None
@@ -79,7 +81,7 @@ def line(
     Both ends must lie within the picture's frame.
     """
     height, width = pixels.shape[:2]
-    steps = 2 * max(1, math.ceil(max(abs(end[0] - start[0]), abs(end[1] - start[1])))) + 1
+    steps = max(1, math.ceil(max(abs(end[0] - start[0]), abs(end[1] - start[1])))) + 1
     t = np.linspace(0.0, 1.0, steps)[:, None]
     points = np.asarray(start) * (1 - t) + np.asarray(end) * t
     shades = np.rint(np.asarray(colours[0]) * (1 - t) + np.asarray(colours[1]) * t).astype(np.uint8)
@@ -87,7 +89,7 @@ def line(
     reach = range(-((thickness - 1) // 2), thickness // 2 + 1)
     for dy in reach:
         for dx in reach:
-            columns, rows = (np.floor(points).astype(np.int64) + (dx, dy)).T
+            columns, rows = (np.floor(points).astype(np.int64) + np.array([dx, dy])).T
             # An end on the far edge of the frame belongs to the last pixel.
             columns, rows = np.where(columns == width, width - 1, columns), np.where(rows == height, height - 1, rows)
             seen = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)

@@ -29,7 +29,9 @@ def framed(content: Content, template: str) -> Content:
         return (*content, Text(before + after))
     first, last = where[0], where[-1]
     return tuple(
-        Text((before if i == first else "") + part.text + (after if i == last else "")) if isinstance(part, Text) else part
+        Text((before if i == first else "") + part.text + (after if i == last else ""))
+        if isinstance(part, Text)
+        else part
         for i, part in enumerate(content)
     )
 

@@ -11,7 +11,6 @@ resolution, with all earlier drawings; a crop of a crop is a smaller crop of the
 from __future__ import annotations
 
 import json
-import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
@@ -35,6 +34,9 @@ LONGEST_CALL = 8192
 """Characters of one call; longer ones are malformed."""
 LONGEST_LABEL = 32
 """Characters of a label that are drawn; the rest is cut off."""
+LARGEST = 1e6
+"""Coordinates are smaller than this."""
+OUTSIDE = "the box is empty or outside the picture"
 STEEPEST = 50.0
 """Sides of a crop differ by less than this factor: image processors refuse slivers."""
 ALIASES = {
@@ -168,9 +170,10 @@ class JSONCalls(CallFormat):
             found = _json(body)
             if not closed or not isinstance(found, dict) or not isinstance(found.get("arguments"), dict):
                 return Malformed(f'expected {opening}{{"name": ..., "arguments": {{...}}}}{closing}')
-            if found.get("name") not in tools:
-                return Malformed(f"there is no tool {str(found.get('name'))[:40]!r}")
-            calls.append(Call(found["name"], found["arguments"]))
+            name = found.get("name")
+            if not isinstance(name, str) or name not in tools:
+                return Malformed(f"there is no tool {str(name)[:40]!r}")
+            calls.append(Call(name, found["arguments"]))
         if not calls:
             return Malformed("no call and no answer")
         return tuple(calls) if len(calls) <= MOST_CALLS else Malformed(f"more than {MOST_CALLS} calls")
@@ -214,8 +217,8 @@ class Tool(ABC):
     """A pure function of one picture and checked arguments. What it cannot do it refuses; it does not raise."""
 
     coordinates: ClassVar[Mapping[str, int]] = {"box": 4}
-    """Arguments that are places, and how many numbers each has; all are required, finite, and come as tuples of floats in
-    pixels of the full-resolution picture, x and y alternating."""
+    """Arguments that are places, and how many numbers each has. All are required; they come as tuples of finite floats,
+    x and y alternating, in pixels of the full-resolution picture."""
 
     @abstractmethod
     def __call__(self, image: Image, arguments: Mapping[str, Any]) -> ToolResult: ...
@@ -225,7 +228,7 @@ def _cut(image: Image, box: Box) -> Image | str:
     """The part of the picture in the box, or why there is none."""
     whole = drawing.whole_box(box, image.width, image.height)
     if whole is None:
-        return "the box is empty or outside the picture"
+        return OUTSIDE
     x1, y1, x2, y2 = whole
     if max(x2 - x1, y2 - y1) > STEEPEST * min(x2 - x1, y2 - y1):
         return "the box is too thin"
@@ -274,7 +277,10 @@ class Zoom(Tool):
             raise ConfigError(f"zoom.context must be >= 1, got {self.context}")
 
     def __call__(self, image: Image, arguments: Mapping[str, Any]) -> ToolResult:
-        x1, y1, x2, y2 = arguments["box"]
+        box: Box = arguments["box"]
+        if drawing.whole_box(box, image.width, image.height) is None:
+            return ToolResult(refused=OUTSIDE)
+        x1, y1, x2, y2 = box
         dx, dy = (x2 - x1) * (self.context - 1) / 2, (y2 - y1) * (self.context - 1) / 2
         part = _cut(image, (x1 - dx, y1 - dy, x2 + dx, y2 + dy))
         if isinstance(part, str):
@@ -298,7 +304,7 @@ class DrawBox(Tool):
     def __call__(self, image: Image, arguments: Mapping[str, Any]) -> ToolResult:
         box: Box = arguments["box"]
         if drawing.whole_box(box, image.width, image.height) is None:
-            return ToolResult(refused="the box is empty or outside the picture")
+            return ToolResult(refused=OUTSIDE)
         pixels = drawing.outline(image.pixels, box, self.colour, self.thickness)
         if label := arguments.get("label"):
             corner = (max(0.0, box[0]) + self.thickness, max(0.0, box[1]) + self.thickness)
@@ -403,8 +409,8 @@ class ToolEnvironment(EnvironmentSpec):
     calls: CallFormat = TagCalls()
     """How a call is written."""
     view: int | None = None
-    """Longer side, in pixels, to which prompts and observations are resized for the policy; None shows them as they are.
-    Tools always work at full resolution."""
+    """Longer side, in pixels, to which pictures are resized for the policy; None shows them as they are. Tools always
+    work at full resolution."""
     template: str = "{prompt}"
     """Text around the prompt's; ``{width}`` and ``{height}`` are those of the first picture, as the policy sees it."""
     caption: str = ""
@@ -420,6 +426,8 @@ class ToolEnvironment(EnvironmentSpec):
             raise ConfigError(f"env.max_turns must be >= 1, got {self.max_turns}")
         if not self.tools or not all(isinstance(tool, Tool) for tool in self.tools.values()):
             raise ConfigError(f"env.tools must name at least one Tool, got {self.tools!r}")
+        if self.calls.final in self.tools:
+            raise ConfigError(f"env.tools must not have the name of the answer's tag, {self.calls.final!r}")
         if self.view is not None and self.view < 1:
             raise ConfigError(f"env.view must be >= 1, got {self.view}")
         if self.patience is not None and self.patience < 0:
@@ -524,16 +532,17 @@ def _arguments(tool: Tool, call: Call, pictures: int) -> dict[str, Any] | str:
         given = {ALIASES.get(name, name): value for name, value in call.arguments.items()}
     for name, n in tool.coordinates.items():
         place = given.get(name)
-        if not isinstance(place, list) or len(place) != n or not all(_finite(x) for x in place):
+        if not isinstance(place, list) or len(place) != n or not all(_is_coordinate(x) for x in place):
             return f"{name} takes {n} numbers"
         given[name] = tuple(float(x) for x in place)
     which = given.setdefault("image", 0)
     if not isinstance(which, int) or isinstance(which, bool) or not 0 <= which < pictures:
-        return f"there is no picture {which}" if isinstance(which, int) else "image takes the number of a picture"
+        return f"image takes the number of a picture, 0 to {pictures - 1}" if pictures else "there is no picture"
     if "label" in given:
         given["label"] = str(given["label"])[:LONGEST_LABEL]
     return given
 
 
-def _finite(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) and abs(x) < 1e6
+def _is_coordinate(x: object) -> bool:
+    # False for NaN, too; an int may be too large to become a float.
+    return isinstance(x, int | float) and not isinstance(x, bool) and abs(x) < LARGEST

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class LoRA:
     """Low-rank adaptation:  W' = W + (alpha / rank) B A,  with A drawn at random and B zero.
 
-    There is no dropout: rollout and update would see different networks, and the ratio at the first step would not be 1.
+    There is no dropout: rollout and update would see different networks, and the first ratio would not be 1.
 
     Paper: LoRA: Low-Rank Adaptation of Large Language Models (arXiv:2106.09685).
     """
@@ -28,8 +28,7 @@ class LoRA:
     alpha: float = 32.0
     """Scale of the update, before division by the rank."""
     targets: tuple[str, ...] | Literal["all-linear"] = "all-linear"
-    """Last parts of module names that get an adapter, such as ``q_proj``; "all-linear" is every linear map but the
-    output head."""
+    """Last parts of the names of linear maps that get an adapter, such as ``q_proj``; the output head never does."""
 
     def __post_init__(self) -> None:
         if self.rank < 1:
@@ -48,11 +47,11 @@ class LoRA:
         # Recipes hold this class; PEFT is loaded where a model is there to adapt.
         from peft import LoraConfig, get_peft_model
 
-        linear = [name for name, module in model.named_modules() if isinstance(module, nn.Linear)]
-        free = [name for name in linear if not any(f".{part}." in f".{name}." for part in frozen)]
         head = model.get_output_embeddings()  # type: ignore[operator]
+        linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
+        free = [name for name in linear if not any(f".{part}." in f".{name}." for part in frozen)]
         if self.targets == "all-linear":
-            chosen = [name for name in free if model.get_submodule(name) is not head]
+            chosen = free
         else:
             ends = {target: [n for n in free if f".{n}".endswith(f".{target}")] for target in self.targets}
             missing = [target for target, names in ends.items() if not names]
@@ -61,7 +60,7 @@ class LoRA:
                 raise ConfigError(f"lora.targets: no linear map is named {missing[0]!r}; the model has {known}")
             chosen = [name for name in free if any(name in names for names in ends.values())]
         config = LoraConfig(r=self.rank, lora_alpha=self.alpha, target_modules=chosen, lora_dropout=0.0)  # type: ignore[arg-type]
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             return get_peft_model(model, config)  # type: ignore[arg-type]
 
@@ -72,12 +71,12 @@ def merged_state(model: PeftModel) -> dict[str, Tensor]:
 
     The model itself stays as it is: merging in place and subtracting again would leave rounding behind.
     """
-    from peft.tuners.lora import LoraLayer
+    from peft.tuners.lora import Linear
 
     base = model.get_base_model()
     state = {name: value for name, value in base.state_dict().items() if ".lora_" not in name}
     for name, module in base.named_modules():
-        if isinstance(module, LoraLayer) and not module.disable_adapters:
+        if isinstance(module, Linear) and not module.disable_adapters:
             weight = state[f"{name}.base_layer.weight"]
             for adapter in module.active_adapters:
                 weight = (weight + module.get_delta_weight(adapter)).to(weight.dtype)

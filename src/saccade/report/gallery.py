@@ -18,8 +18,6 @@ from saccade.report.log import read_log
 
 PROMINENT = 6
 """Plots shown at once; the others are folded away."""
-LINE = 1.6
-"""Width of a box's outline on the screen, in CSS pixels."""
 
 
 @dataclass(frozen=True)
@@ -236,7 +234,7 @@ class _Page:
     ) -> str:
         name, width, height = part["image"], part["width"], part["height"]
         self._used.setdefault(name, part)
-        kinds = (("tried", tried), ("said", said), ("gold", gold))
+        kinds = (("gold", gold), ("tried", tried), ("said", said))
         rects = "".join(_rect(kind, box) for kind, some in kinds for box in some)
         return (
             f'<svg class="pic" viewBox="0 0 {width} {height}" style="aspect-ratio:{width}/{height}" role="img">'
@@ -249,7 +247,7 @@ def _rect(kind: str, box: Sequence[float]) -> str:
     words = " ".join(f"{value:g}" for value in box)
     return (
         f'<rect class="{kind}" x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" '
-        f'stroke-width="{LINE}" vector-effect="non-scaling-stroke"><title>{words}</title></rect>'
+        f'vector-effect="non-scaling-stroke"><title>{words}</title></rect>'
     )
 
 
@@ -309,8 +307,9 @@ border:1px solid var(--rule);border-radius:10px}
 .rollouts{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
 .rollout{min-width:0;font-size:13px}.columns:not(.n2) .rollout{padding:8px;border:1px solid var(--rule);border-radius:8px}
 .picture,.frames{margin:6px 0}.frames{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}
-.pic{display:block;width:100%;max-height:420px;border-radius:3px;overflow:hidden}.rollout .pic{max-width:200px}
-rect{fill:none}.gold{stroke:var(--gold)}.said{stroke:var(--said)}.tried{stroke:var(--said);stroke-dasharray:3 3}
+.pic{display:block;width:100%;max-height:420px;overflow:visible}.rollout .pic{max-width:200px}
+rect{fill:none}.gold{stroke:var(--gold);stroke-width:4}.said{stroke:var(--said);stroke-width:1.8}
+.tried{stroke:var(--said);stroke-width:1.4;stroke-dasharray:3 3}
 pre{margin:4px 0;padding:5px 7px;background:var(--code);border-radius:5px;white-space:pre-wrap;overflow-wrap:anywhere;
 font:12px/1.45 ui-monospace,monospace;max-height:260px;overflow:auto}code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}
 .prompt>pre{font:14px/1.45 system-ui,sans-serif}dl{margin:8px 0 0;font-size:12px}dt{color:var(--soft)}dd{margin:0 0 4px}

@@ -177,7 +177,7 @@ class Console:
         # Demonstrations pay nothing that is worth showing; their loss is.
         rewarded = any(key.startswith("reward/") for key in record)
         yield ("reward", "reward") if rewarded else ("loss", "loss/total")
-        kl = next((key for key in record if key.rpartition("/")[2] == "kl"), None)
+        kl = next((key for key in record if key.endswith("/kl") and not key.startswith("loss/")), None)
         if kl is not None:
             yield "KL", kl
         yield "length", "actions"

@@ -1,11 +1,11 @@
-"""Program of the process that compares expressions: a small grammar for plain and LaTeX notation, and sympy.
+r"""Program of the process that compares expressions: a small grammar for plain and LaTeX notation, and sympy.
 
-``saccade.rewards.sandbox`` starts this file as a script, sends one JSON object ``{"answer": ..., "target": ...}`` a line
-and reads one word a line: "equal", "different", "unreadable" or "bad target". Nothing is ever evaluated as Python.
+``saccade.rewards.sandbox`` starts this file as a script, sends one JSON object a line, ``{"answer": ..., "target":
+...}``, and reads one phrase a line: "equal", "different", "unreadable" or "bad target". Nothing is evaluated as Python.
 
 Grammar: numbers (decimals are exact), symbols, ``+ - * / ^ ** ! %``, implicit products (``2x``, ``3(x+1)``), functions
-(``sqrt sin cos tan asin acos atan sinh cosh tanh exp log ln abs factorial``), ``pi e i oo``, ``\\frac{a}{b}``, ``\\sqrt[n]{x}``, ``\\boxed``,
-tuples ``(1, 2)``, sets ``{1, 2}``, and ``x = ...``, which stands for its right side.
+(``sqrt sin cos tan asin acos atan sinh cosh tanh exp log ln abs factorial``), ``pi e i oo``, ``\frac{a}{b}``,
+``\sqrt[n]{x}``, ``\boxed{x}``, tuples ``(1, 2)``, sets ``{1, 2}``, and ``x = ...``, which stands for its right side.
 """
 
 import json
@@ -25,8 +25,9 @@ _TOKEN = re.compile(
     r"|(?P<name>\\?[A-Za-z]+[0-9]*)|(?P<sign>\*\*|[-+*/^!%()\[\]{},=]))"
 )
 _ALIASES = {
-    "\u2212": "-", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u03c0": " pi ", "\u221a": " sqrt ", "$": "", "\\left": "", "\\right": "", "\\{": "{", "\\}": "}",
-    "\\,": " ", "\\;": " ", "\\!": "", "\\ ": " ", "\\%": "%", "\\cdot": "*", "\\times": "*", "\\div": "/",
+    "\u2212": "-", "\u00d7": "*", "\u00b7": "*", "\u00f7": "/", "\u03c0": " pi ", "\u221a": " sqrt ",
+    "$": "", "\\left": "", "\\right": "", "\\{": "{", "\\}": "}", "\\,": " ", "\\;": " ", "\\!": "", "\\ ": " ",
+    "\\%": "%", "\\cdot": "*", "\\times": "*", "\\div": "/",
 }  # fmt: skip
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "sqrt": sympy.sqrt, "sin": sympy.sin, "cos": sympy.cos, "tan": sympy.tan, "asin": sympy.asin, "acos": sympy.acos,

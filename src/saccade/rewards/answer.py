@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from saccade.core.errors import DataError
 from saccade.core.reward import SampleReward, Score
-from saccade.core.trajectory import Trajectory
+from saccade.core.trajectory import Task, Trajectory
 from saccade.rewards.parse import tagged
 
 
@@ -26,8 +26,8 @@ class AnswerReward(SampleReward):
 
     tag: str = "answer"
     """The answer is the content of the last ``<tag>...</tag>``; empty: the whole text."""
-    field: str = ""
-    """Key of the target, where the target is a mapping; empty: the target itself."""
+    field: str = "answer"
+    """Key of the target where the target is a mapping; any other target is taken as it is."""
 
     expects: ClassVar[str]
     """What the target must be, in words; for error messages."""
@@ -54,7 +54,7 @@ class AnswerReward(SampleReward):
             raise self.rejected(raw, trajectory) from None
         answer = tagged(trajectory.text, self.tag)
         if answer is None:
-            return Score(self.unanswered(target), note=f"no <{self.tag}>")
+            return Score(float(self.unanswered(target)), note=f"no <{self.tag}>")
         return self.grade(answer, target, trajectory)
 
     def rejected(self, raw: Any, trajectory: Trajectory) -> DataError:
@@ -63,16 +63,20 @@ class AnswerReward(SampleReward):
 
     def _raw(self, trajectory: Trajectory) -> Any:
         target = trajectory.task.target
-        if not self.field or target is None:
+        if not isinstance(target, Mapping):
             return target
-        if not isinstance(target, Mapping) or self.field not in target:
-            found = f"keys {', '.join(map(str, target))}" if isinstance(target, Mapping) else _short(target)
-            raise DataError(f"{self._where(trajectory)} does not exist, the target has {found}")
+        if self.field not in target:
+            found = ", ".join(map(str, target)) or "none"
+            raise DataError(f"{self._where(trajectory)} has no field {self.field!r}, only {found}")
         return target[self.field]
 
     def _where(self, trajectory: Trajectory) -> str:
-        field = f".{self.field}" if self.field else ""
-        return f"task {trajectory.task.id!r}: target{field} of {type(self).__name__}"
+        return f"task {trajectory.task.id!r}: the target of {type(self).__name__}"
+
+
+def column(task: Task, name: str) -> Any:
+    """``task.info[name]``, or that column of the row the task was read from; None if there is neither."""
+    return task.info[name] if name in task.info else task.info.get("columns", {}).get(name)
 
 
 def _short(value: Any) -> str:

@@ -15,13 +15,15 @@ from typing import Literal
 from saccade.core.errors import ConfigError, ContractError, DataError
 from saccade.core.reward import Reward, Score
 from saccade.core.trajectory import Trajectory
+from saccade.rewards.answer import column
 
 
 @dataclass(frozen=True, kw_only=True)
 class Gate(Reward):
     """The inner reward where the gate's total is at least ``at_least``, else 0; unscored where the gate is.
 
-    ViLaSR (arXiv:2506.09965) pays the format only for right answers. ``inner`` is asked about the trajectories that pass.
+    ViLaSR (arXiv:2506.09965) pays the format only for right answers. ``inner`` is asked about the trajectories that
+    pass.
     """
 
     gate: Reward
@@ -43,7 +45,7 @@ class Gate(Reward):
         ]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Sum(Reward):
     """sum_i w_i R_i with the terms' own weights; unscored if a term of non-zero weight is."""
 
@@ -62,7 +64,7 @@ class Sum(Reward):
         return [_added(list(row)) for row in rows]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Product(Reward):
     """prod_i w_i R_i over the totals of the factors, paid at the end; unscored if a factor is."""
 
@@ -103,7 +105,7 @@ class Clip(Reward):
         total = score.total
         if total is None or self.low <= total <= self.high:
             return score
-        return Score(min(self.high, max(self.low, total)), note=score.note)
+        return Score(float(min(self.high, max(self.low, total))), note=score.note)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +113,15 @@ class Dispatch(Reward):
     """The reward that the task names:  ``by[task.info[field]]``. RePIC (arXiv:2506.18369) is a dispatch of three.
 
     Raises:
-        DataError: a task has no such field or names no reward of ``by``.
+        DataError: a task has neither ``info[field]`` nor a column of this name, or it is not text.
     """
 
     by: Mapping[str, Reward]
     field: str = "kind"
-    """Key of ``task.info``."""
+    """Key of ``task.info``, or a column of the user's data."""
+    otherwise: float | None = None
+    """Score of tasks that name no reward of ``by``. None: unscored, which is right for a metric. In training an
+    unscored reward of non-zero weight takes the trajectory out, so say 0 there if other rewards are to go on."""
 
     def __post_init__(self) -> None:
         _check_parts("by", tuple(self.by.values()))
@@ -129,17 +134,17 @@ class Dispatch(Reward):
         members: dict[str, list[int]] = {}
         for i, trajectory in enumerate(trajectories):
             members.setdefault(self._kind(trajectory), []).append(i)
-        found: dict[int, Score] = {}
-        for kind, index in members.items():
-            found |= _partly(self.by[kind], trajectories, index)
-        return [found[i] for i in range(len(trajectories))]
+        found = dict.fromkeys(range(len(trajectories)), _as_score(self.otherwise))
+        for kind in members.keys() & self.by.keys():
+            found |= _partly(self.by[kind], trajectories, members[kind])
+        return list(found.values())
 
     def _kind(self, trajectory: Trajectory) -> str:
-        kind = trajectory.task.info.get(self.field)
-        if kind not in self.by:
-            known = ", ".join(self.by)
+        kind = column(trajectory.task, self.field)
+        if not isinstance(kind, str):
+            task = f"task {trajectory.task.id!r}"
             raise DataError(
-                f"task {trajectory.task.id!r}: info.{self.field} of Dispatch must be one of {known}, got {kind!r}"
+                f"{task}: Dispatch expects text in info.{self.field} or a column of this name, got {kind!r}"
             )
         return kind
 
@@ -150,7 +155,7 @@ def scores(reward: Reward, trajectories: Sequence[Trajectory]) -> list[Score]:
     Raises:
         ContractError: another number of scores than trajectories.
     """
-    found = [one if isinstance(one, Score) else Score(one) for one in reward(trajectories)] if trajectories else []
+    found = [_as_score(one) for one in reward(trajectories)] if trajectories else []
     if len(found) != len(trajectories):
         name = type(reward).__name__
         raise ContractError(f"reward {name} returned {len(found)} scores for {len(trajectories)} trajectories")
@@ -163,6 +168,10 @@ def _partly(reward: Reward, trajectories: Sequence[Trajectory], index: list[int]
         all_of_them = scores(reward, trajectories) if index else []
         return {i: all_of_them[i] for i in index}
     return dict(zip(index, scores(reward, [trajectories[i] for i in index]), strict=True))
+
+
+def _as_score(found: Score | float | None) -> Score:
+    return found if isinstance(found, Score) else Score(None if found is None else float(found))
 
 
 def _weighted(score: Score, weight: float) -> Score:

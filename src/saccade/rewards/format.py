@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import jsonschema
-
 from saccade.core.content import text_of
 from saccade.core.errors import ConfigError
 from saccade.core.reward import SampleReward, Score
@@ -18,7 +16,7 @@ from saccade.rewards.parse import blocks, decoded, tagged, words
 _NAME = re.compile(r"[^<>/\s]+")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Tags(SampleReward):
     """1 if the last output is ``<a>...</a> <b>...</b> ...``: exactly these blocks, in order, each once; else 0.
 
@@ -38,8 +36,8 @@ class Tags(SampleReward):
 class TurnPattern(SampleReward):
     """Share of turns that have the form of their place:  mean over turns k of 1[turn k matches].
 
-    The last turn must be made of the blocks ``last``, every other one of the blocks ``turn`` (as in ``Tags``). Ground-R1
-    (arXiv:2505.20272) uses it with ``weight=2``.
+    The last turn must be made of the blocks ``last``, every other one of the blocks ``turn`` (as in ``Tags``).
+    Ground-R1 (arXiv:2505.20272) uses it with ``weight=2``.
     """
 
     turn: tuple[str, ...] = ("think", "box")
@@ -72,10 +70,12 @@ class JsonSchema(SampleReward):
     def __post_init__(self) -> None:
         if not 0 <= self.partial <= 1:
             raise ConfigError(f"partial must be in [0, 1], got {self.partial}")
-        schema = _listed(self.schema)
+        from jsonschema import SchemaError
+
+        validator = self._validator()
         try:
-            jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator).check_schema(schema)
-        except jsonschema.SchemaError as error:
+            validator.check_schema(validator.schema)
+        except SchemaError as error:
             raise ConfigError(f"schema is not a JSON schema: {error.message}") from None
 
     def score(self, trajectory: Trajectory) -> Score:
@@ -83,13 +83,21 @@ class JsonSchema(SampleReward):
         value = None if answer is None else decoded(answer)
         if value is None:
             return Score(0.0, note="no JSON")
-        schema = _listed(self.schema)
-        validator = jsonschema.validators.validator_for(schema, jsonschema.Draft202012Validator)(schema)
+        from jsonschema.exceptions import best_match
+
         try:
-            wrong = jsonschema.exceptions.best_match(validator.iter_errors(value))
+            wrong = best_match(self._validator().iter_errors(value))
         except RecursionError:
             return Score(self.partial, note="nested too deeply")
         return Score(1.0) if wrong is None else Score(self.partial, note=wrong.message[:120])
+
+    def _validator(self) -> Any:
+        # Imported here: the other classes of this module need no extra package.
+        from jsonschema import Draft202012Validator
+        from jsonschema.validators import validator_for
+
+        schema = _listed(self.schema)
+        return validator_for(schema, Draft202012Validator)(schema)
 
 
 @dataclass(frozen=True, kw_only=True)

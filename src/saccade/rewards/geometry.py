@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.optimize import linear_sum_assignment
 
 from saccade.core.content import frames_of
 from saccade.core.errors import ConfigError, DataError
@@ -114,9 +113,10 @@ class PointInBox(AnswerReward):
 class MaskIoU(AnswerReward):
     """IoU of the answer's mask with the target's: bool array ``[H, W]``.
 
-    The answer is COCO's uncompressed run-length code, ``{"size": [H, W], "counts": [zeros, ones, zeros, ...]}`` down the columns, or any
-    number of boxes (runs of four numbers) and polygons (runs of six or more, ``x1, y1, x2, y2, ...``), which are united. A pixel
-    belongs to a shape if its centre does. Two empty masks give 1.
+    The answer is COCO's uncompressed run-length code, ``{"size": [H, W], "counts": [zeros, ones, zeros, ...]}`` down
+    the columns, or any number of boxes (runs of four numbers) and polygons (runs of six or more numbers,
+    ``x1, y1, x2, y2, ...``), which are united; at most 1024 corners in all. A pixel belongs to a shape if its centre
+    does. Two empty masks give 1.
     """
 
     scale: float | None = None
@@ -159,8 +159,8 @@ class MaskIoU(AnswerReward):
 class TemporalIoU(AnswerReward):
     """|overlap| / |union| of the answer's time span with the target's, in seconds, or 1[... >= threshold].
 
-    A span is the first run of two numbers, or the only two numbers of the answer ("5s to 10s"); it must not end before it
-    starts.
+    A span is the first run of two numbers, or the only two numbers of the answer ("5s to 10s"); it must not end before
+    it starts.
     """
 
     threshold: float | None = None
@@ -189,10 +189,11 @@ class TemporalIoU(AnswerReward):
 
 @dataclass(frozen=True, kw_only=True)
 class HungarianBoxes(AnswerReward):
-    """precision * P + recall * R  with P = matched / predicted and R = matched / target boxes (DIP-R1, arXiv:2505.23179).
+    """precision * P + recall * R  with P = matched / predicted and R = matched / target boxes.
 
-    Boxes are matched one to one so that as many pairs as possible have IoU >= threshold. No target boxes: 1 for an
-    answer without boxes (given the tag), else 0.
+    After DIP-R1 (arXiv:2505.23179), which does not give its weights; equal ones are ours. Boxes are matched one to one
+    so that as many pairs as possible have IoU >= threshold. No target boxes: full marks for an answer without boxes
+    (given the tag), else 0.
     """
 
     precision: float = 0.5
@@ -217,6 +218,9 @@ class HungarianBoxes(AnswerReward):
         return tuple(boxes(target)) if isinstance(target, str) else tuple(_box(one) for one in target)
 
     def grade(self, answer: str, target: tuple[Box, ...], trajectory: Trajectory) -> Score:
+        # Imported here: the other classes of this module need no extra package.
+        from scipy.optimize import linear_sum_assignment
+
         found = boxes(answer)
         if not target:
             return Score((self.precision + self.recall) * float(not found), note=f"{len(found)} boxes, none to find")

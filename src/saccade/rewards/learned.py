@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from saccade.core.content import Text, text_of
-from saccade.core.errors import ConfigError, ContractError, DataError
+from saccade.core.errors import CheckpointError, ConfigError, ContractError, DataError
 from saccade.core.policy import LocalActor, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
 from saccade.core.reward import Reward, Score
 from saccade.core.trajectory import Context, Prompt, Task, Trajectory, forced_turn
+from saccade.rewards.answer import column
 from saccade.rewards.combine import scores
 from saccade.rewards.parse import tagged
 
@@ -70,8 +72,12 @@ def _frozen(solver: PolicySolver) -> Policy:
     if solver.weights is not None:
         file = solver.weights / "model.safetensors"
         if not file.is_file():
-            raise DataError(f"{file}: expected the weights of {type(solver.policy).__name__}, found no such file")
-        policy.load_state_dict(load_file(file))
+            raise CheckpointError(f"{file}: expected the weights of {type(solver.policy).__name__}, found no such file")
+        try:
+            policy.load_state_dict(load_file(file))
+        except (RuntimeError, SafetensorError) as error:
+            what = f"{file} does not hold the weights of {type(solver.policy).__name__}"
+            raise CheckpointError(f"{what}: {' '.join(str(error).split())[:200]}") from None
     return policy.requires_grad_(False).eval()
 
 
@@ -88,7 +94,7 @@ class Downstream(Reward):
     tag: str = ""
     """The solver reads the content of the last ``<tag>...</tag>``; empty: the whole text."""
     question: str = ""
-    """Key of ``task.info`` that holds the question; empty: the text of the prompt."""
+    """Key of ``task.info``, or column, that holds the question; empty: the text of the prompt."""
 
     def __post_init__(self) -> None:
         if self.inner.scope != "trajectory":
@@ -110,7 +116,7 @@ class Downstream(Reward):
     def _question(self, trajectory: Trajectory) -> str:
         if not self.question:
             return text_of(trajectory.prompt.content)
-        question = trajectory.task.info.get(self.question)
+        question = column(trajectory.task, self.question)
         if not isinstance(question, str):
             raise DataError(f"task {trajectory.task.id!r}: info.{self.question} must be text, got {question!r}")
         return question
@@ -133,8 +139,8 @@ class Comparator(ABC):
 class PairwiseJudge(Reward):
     """Mean probability of winning against the others of the group:  R_i = mean over j != i of p_ij.
 
-    p_ij = (c(i, j) + 1 - c(j, i)) / 2 asks the comparator in both orders, so that a bias towards the first place cancels. A
-    trajectory alone in its group is unscored.
+    p_ij = (c(i, j) + 1 - c(j, i)) / 2 asks the comparator in both orders, so that a bias towards the first place
+    cancels. A trajectory alone in its group is unscored.
     """
 
     scope: ClassVar[Literal["trajectory", "group"]] = "group"

@@ -15,20 +15,25 @@ _NUMBER = re.compile(r"(?<![\w.])[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+
 _GROUPED = re.compile(r"(?<![\w.])[-+]?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])(?:\.[0-9]+)?)")
 _WORD = re.compile(r"[a-z0-9]+")
 _ITEM = re.compile(r"[,;\n]")
+_LONGEST = 2**15
+"""Characters of an answer that are read; no answer is longer."""
 # Longer digit strings are no answers, and converting them takes more than linear time.
 _LONGEST_NUMBER = 64
 
 
 def tagged(text: str, tag: str) -> str | None:
-    """Content of the last complete ``<tag>...</tag>``, stripped; None if there is none. An empty tag is the whole text."""
+    """Content of the last complete ``<tag>...</tag>``, stripped; None if there is none. An empty tag means all text.
+
+    Of longer contents the last 32,768 characters.
+    """
     if not tag:
-        return text.strip()
+        return text[-_LONGEST:].strip()
     end = text.rfind(f"</{tag}>")
     if end < 0:
         return None
     opening = f"<{tag}>"
     start = text.rfind(opening, 0, end)
-    return None if start < 0 else text[start + len(opening) : end].strip()
+    return None if start < 0 else text[max(start + len(opening), end - _LONGEST) : end].strip()
 
 
 def blocks(text: str, tags: tuple[str, ...]) -> tuple[str, ...] | None:
@@ -78,10 +83,11 @@ def numbers(text: str) -> list[float]:
 def runs(text: str) -> list[tuple[float, ...]]:
     """Lists of numbers as written in brackets, tags or JSON: ``[12, 20]``, ``<box>12,20,40,52</box>``, ``(1,2),(3,4)``.
 
-    A run is a longest sequence of numbers with nothing but one comma, blanks, or ``),(`` between neighbours.
+    A run is a longest sequence of numbers with nothing but one comma, blanks, or ``),(`` between neighbours. Runs with
+    a number beyond 1e9 are left out: products of coordinates must stay finite.
     """
     matches = list(_NUMBER.finditer(text))
-    values = [_value(match) for match in matches]
+    values = [value if (value := _value(match)) is not None and abs(value) <= 1e9 else None for match in matches]
     found: list[list[float | None]] = [values[:1]] if values else []
     for (left, right), value in zip(pairwise(matches), values[1:], strict=True):
         gap = text[left.end() : right.start()]

@@ -1,6 +1,7 @@
 """Overlap of free text with a reference: BLEU, ROUGE, edit distance, word errors, names.
 
-With several references the best match counts.
+With several references the best match counts. rapidfuzz and sacrebleu (extra ``vlm``) are imported where they are used:
+``NameRecall`` needs neither.
 """
 
 from __future__ import annotations
@@ -9,9 +10,6 @@ from collections import Counter
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
-
-from rapidfuzz.distance import LCSseq, Levenshtein
-from sacrebleu.metrics.bleu import BLEU
 
 from saccade.core.errors import ConfigError
 from saccade.core.reward import Score
@@ -40,7 +38,8 @@ class Bleu(AnswerReward):
         return _texts(target)
 
     def grade(self, answer: str, target: tuple[str, ...], trajectory: Trajectory) -> float:
-        return _bleu(self.order).sentence_score(answer, list(target)).score / 100
+        # The geometric mean of ones may come out a hair above one.
+        return min(1.0, _bleu(self.order).sentence_score(answer, list(target)).score / 100)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +47,8 @@ class Rouge(AnswerReward):
     """Mean of ROUGE F-measures, in [0, 1] (Lin 2004), words as in the rouge-score package, no stemming.
 
     ROUGE-n counts common n-grams (clipped), ROUGE-L the longest common subsequence of words;
-    ``F = 2 c / (n-grams of the answer + n-grams of the reference)``. The mean of the three is the free-form reward of GRPO-CARE
-    (arXiv:2506.16141) and Ground-R1 (arXiv:2505.20272).
+    ``F = 2 c / (n-grams of the answer + n-grams of the reference)``. The mean of the three is the free-form reward of
+    GRPO-CARE (arXiv:2506.16141) and Ground-R1 (arXiv:2505.20272).
     """
 
     kinds: tuple[Literal["1", "2", "L"], ...] = ("1", "2", "L")
@@ -78,6 +77,8 @@ class EditDistance(AnswerReward):
         return _texts(target)
 
     def grade(self, answer: str, target: tuple[str, ...], trajectory: Trajectory) -> float:
+        from rapidfuzz.distance import Levenshtein
+
         return max(Levenshtein.normalized_similarity(answer, one.strip()) for one in target)
 
 
@@ -99,8 +100,8 @@ class WordErrorRate(AnswerReward):
 class NameRecall(AnswerReward):
     """Share of the names that occur in the text; 0 for texts shorter than ``min_chars`` (RePIC, arXiv:2506.18369).
 
-    Without the floor the policy emits the bare names. A name of the form ``<x>`` does not count where ``</x>`` occurs too:
-    that is a tag, not a mention.
+    Without the floor the policy emits the bare names. A name of the form ``<x>`` does not count where ``</x>`` occurs
+    too: that is a tag, not a mention.
     """
 
     tag: str = ""
@@ -135,6 +136,8 @@ def _texts(target: Any) -> tuple[str, ...]:
 
 def _rouge(found: list[str], wanted: list[str], kind: str) -> float:
     if kind == "L":
+        from rapidfuzz.distance import LCSseq
+
         common, total = LCSseq.similarity(found, wanted), len(found) + len(wanted)
     else:
         left, right = (
@@ -145,9 +148,13 @@ def _rouge(found: list[str], wanted: list[str], kind: str) -> float:
 
 
 def _word_errors(found: list[str], wanted: list[str]) -> float:
+    from rapidfuzz.distance import Levenshtein
+
     return Levenshtein.distance(found, wanted) / max(1, len(wanted))
 
 
 @lru_cache
-def _bleu(order: int) -> BLEU:
+def _bleu(order: int) -> Any:
+    from sacrebleu.metrics.bleu import BLEU
+
     return BLEU(lowercase=True, effective_order=True, max_ngram_order=order)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-import importlib.util
 import inspect
 import math
 import sys
-from collections.abc import Callable, Sequence
+import types
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from numbers import Real
@@ -17,7 +17,7 @@ from typing import Any
 from saccade.core.content import text_of
 from saccade.core.errors import ConfigError, ContractError, DataError
 from saccade.core.reward import Reward, Score
-from saccade.core.trajectory import Trajectory
+from saccade.core.trajectory import Task, Trajectory
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +26,21 @@ class UserFunction(Reward):
 
     Two signatures are known, told apart by the name of the first parameter:
 
-    - ``score(text, answer, info)`` is called once a trajectory with the text of the last output, the task's target and its
-      metadata; it may take only the first one or two. It returns a finite number, None (the trajectory cannot be
-      scored), or ``{"score": number or None, "note": text}``.
+    - ``score(text, answer, info)`` is called once a trajectory with the text of the last output, the task's answer and
+      its metadata (``info["columns"]`` holds the other columns of the user's data); it may take only the first one or
+      two. It returns a finite number, None (the trajectory cannot be scored), or
+      ``{"score": number or None, "note": text}``.
     - ``reward(completions, **columns)``, as for TRL's GRPOTrainer, is called once a batch with lists of equal length:
-      ``completions`` and ``prompts`` (texts), ``answer`` (targets), and each key that is in every task's metadata. It returns
-      a list of numbers or None. Without ``**columns`` it gets those it names.
+      ``completions`` and ``prompts`` (texts), the answers (as ``answer``, ``solution`` and ``ground_truth``), and every
+      column that all tasks have. It returns a list of numbers or None. Without ``**columns`` it gets those it names.
 
+    The answer is ``target["answer"]`` where the target is a mapping that has it, else the target.
     The file is loaded when it is first needed and again when it has changed; its folder is importable while it loads.
 
     Raises:
         DataError: there is no such file or function in it.
-        ContractError: the file cannot be loaded; the function raises, or returns something else. One line that names file, function and task.
+        ContractError: the file cannot be loaded; the function raises, or returns something else. The message is one
+            line that names file, function and task.
     """
 
     path: str
@@ -86,7 +89,7 @@ class UserFunction(Reward):
         task = trajectory.task
         where = f"{self._where}, task {task.id!r}"
         try:
-            found = function(*(trajectory.text, task.target, dict(task.info))[:width])
+            found = function(*(trajectory.text, _answer(task), dict(task.info))[:width])
         except Exception as error:
             raise ContractError(f"{where}: the function raised {_line(error)}") from error
         note = ""
@@ -98,13 +101,13 @@ class UserFunction(Reward):
 
     def _batched(self, function: Callable[..., Any], trajectories: Sequence[Trajectory]) -> list[Score]:
         tasks = [trajectory.task for trajectory in trajectories]
-        shared = set.intersection(*(set(task.info) for task in tasks)) if tasks else set()
-        columns: dict[str, list[Any]] = {key: [task.info[key] for task in tasks] for key in sorted(shared)}
-        columns |= {
-            "prompts": [text_of(trajectory.prompt.content) for trajectory in trajectories],
-            "answer": [task.target for task in tasks],
-            "completions": [trajectory.text for trajectory in trajectories],
-        }
+        rows: list[Mapping[str, Any]] = [task.info.get("columns", task.info) for task in tasks]
+        shared = set[str]().union(*rows[:1]).intersection(*rows)
+        answers = [_answer(task) for task in tasks]
+        columns: dict[str, list[Any]] = {"answer": answers, "solution": answers, "ground_truth": answers}
+        columns |= {key: [row[key] for row in rows] for key in sorted(shared)}
+        columns["prompts"] = [text_of(trajectory.prompt.content) for trajectory in trajectories]
+        columns["completions"] = [trajectory.text for trajectory in trajectories]
         parameters = inspect.signature(function).parameters
         if not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters.values()):
             columns = {key: column for key, column in columns.items() if key in parameters}
@@ -126,19 +129,25 @@ class UserFunction(Reward):
 @lru_cache(maxsize=16)
 def _loaded(path: str, mtime: int, size: int) -> dict[str, Any]:
     """Names defined by the file in this state."""
-    spec = importlib.util.spec_from_file_location(f"saccade_user_{Path(path).stem}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = types.ModuleType(f"saccade_user_{Path(path).stem}")
+    module.__file__ = path
+    # Dataclasses and pickles look their module up by name.
+    sys.modules[module.__name__] = module
     folder = str(Path(path).parent)
     sys.path.insert(0, folder)
     try:
-        # Compiled here and not by the loader, whose bytecode cache cannot tell two versions of one second apart.
+        # Compiled here: the import system's bytecode cache cannot tell two versions of one second apart.
         exec(compile(Path(path).read_bytes(), path, "exec"), module.__dict__)
     except Exception as error:
         raise ContractError(f"reward file {path}: loading it raised {_line(error)}") from error
     finally:
         sys.path.remove(folder)
     return vars(module)
+
+
+def _answer(task: Task) -> Any:
+    target = task.target
+    return target["answer"] if isinstance(target, Mapping) and "answer" in target else target
 
 
 def _positional(function: Callable[..., Any]) -> int:

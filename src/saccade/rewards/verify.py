@@ -78,7 +78,7 @@ class RelativeAccuracy(AnswerReward):
         if target == 0:
             return float(found[-1] == 0)
         error = abs(found[-1] - target) / abs(target)
-        # 1 - theta as a fraction of 100: .05, .10, ..., .50 have no exact binary form, so compare with a hair's breadth.
+        # 1 - theta = .05, .10, ..., .50 have no exact binary form; an error of just .05 must not pass.
         return sum(error < tolerance / 100 - 1e-12 for tolerance in range(5, 55, 5)) / 10
 
 
@@ -87,8 +87,8 @@ class ChoiceMatch(AnswerReward):
     """1 if the first choice named in the answer is the target, else 0.
 
     A choice counts where it stands as a word of its own: "(B)", "B.", "B) a cat". Choices of one letter must have the
-    right case unless they are the whole answer ("a cat" names no choice); longer ones may have any. With ``choices=("yes", "no")``
-    and an empty tag this is the object-consistency reward of RePIC (arXiv:2506.18369).
+    right case unless they are the whole answer ("a cat" names no choice); longer ones may have any. With
+    ``choices=("yes", "no")`` and an empty tag this is the object-consistency reward of RePIC (arXiv:2506.18369).
     """
 
     choices: tuple[str, ...] = ("A", "B", "C", "D", "E", "F", "G", "H")
@@ -123,9 +123,9 @@ class ChoiceMatch(AnswerReward):
 class SympyEqual(AnswerReward):
     """1 if the answer is the same mathematical expression as the target, else 0.
 
-    Both are read by a small grammar (``saccade.rewards.algebra``: plain or LaTeX notation, tuples, sets) and compared by
-    sympy in a process of its own. An answer that cannot be read, or not compared within ``limit`` seconds and 1 GiB, is
-    wrong. Decimals are exact: 0.33 is not 1/3.
+    Both are read by a small grammar (``saccade.rewards.algebra``: plain or LaTeX notation, tuples, sets) and compared
+    by sympy in a process of its own. An answer that cannot be read, or not compared within ``limit`` seconds and 1 GiB,
+    is wrong. Decimals are exact: 0.33 is not 1/3.
 
     Raises:
         CapabilityError: sympy is not installed.
@@ -211,12 +211,12 @@ class CountMatch(AnswerReward):
 class GradedLadder(AnswerReward):
     """Sum over predicted tuples of the step they reach, less penalties (STAR-R1, arXiv:2505.15804).
 
-    ``R = sum_i ladder[k_i] - wrong * (predictions that are not fully right) - missing * max(0, n_target - n_predicted)``
+    ``R = sum_i ladder[k_i] - wrong * (predictions not fully right) - missing * max(0, n_target - n_predicted)``
     where k_i leading parts of prediction i agree with its target tuple; nothing is paid for k_i = 0. Every target tuple
-    serves one prediction, longest agreement first (the paper lets predictions share one, which pays repetition).
+    serves one prediction, longest agreement first (if predictions could share one, repetition would pay).
 
-    An answer is ``2.color.cyan, 5.size.large``; the default ladder pays 0.5 for the object, 1.5 with the attribute, 5 with the
-    value. An output without answer tag counts as one without predictions.
+    An answer is ``2.color.cyan, 5.size.large``; the default ladder pays 0.5 for the object, 1.5 with the attribute, 5
+    with the value. An output without answer tag counts as one without predictions.
     """
 
     ladder: tuple[float, ...] = (0.5, 1.5, 5.0)

@@ -1,6 +1,7 @@
-"""Small checkpoints of the real architectures with random weights, built and saved on the spot: no network, no torchvision."""
+"""Small checkpoints of the real architectures with random weights, built and saved on the spot, without a network."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -97,12 +98,12 @@ def build(architecture: str, folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def text_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
+def text_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return dict(
         vocab_size=len(tokenizer),
         hidden_size=48,
         intermediate_size=96,
-        num_hidden_layers=3,
+        num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
@@ -113,7 +114,7 @@ def text_sizes(tokenizer: PreTrainedTokenizerFast) -> dict[str, object]:
     )
 
 
-def qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, int]:
+def qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     names = {
         "image_token_id": "<|image_pad|>",
         "video_token_id": "<|video_pad|>",
@@ -144,9 +145,9 @@ def qwen3_vl(seed: int):
     tokenizer = train_tokenizer(QWEN_SPECIALS, "<|im_end|>", QWEN_TEMPLATE)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
     config = Qwen3VLConfig(
-        text_config={**text_sizes(tokenizer), "head_dim": 12, "rope_parameters": rope},
+        text_config={**text_sizes(tokenizer), "num_hidden_layers": 3, "head_dim": 12, "rope_parameters": rope},
         vision_config=dict(
-            depth=3, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=48, patch_size=8,
+            depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=48, patch_size=8,
             num_position_embeddings=64, deepstack_visual_indexes=[0, 1],
         ),
         tie_word_embeddings=True,
@@ -154,18 +155,30 @@ def qwen3_vl(seed: int):
     )  # fmt: skip
     torch.manual_seed(seed)
     processor = Qwen2VLImageProcessorPil(
-        patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+        patch_size=8,
+        size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64},
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
     return Qwen3VLForConditionalGeneration(config), tokenizer, processor
 
 
-def idefics3(seed: int, config_class=Idefics3Config, model_class=Idefics3ForConditionalGeneration,
-             processor_class=Idefics3ImageProcessorPil):  # fmt: skip
+def idefics3(
+    seed: int,
+    config_class: Any = Idefics3Config,
+    model_class: Any = Idefics3ForConditionalGeneration,
+    processor_class: Any = Idefics3ImageProcessorPil,
+):
     tokenizer = train_tokenizer(IDEFICS_SPECIALS, "<end_of_utterance>", IDEFICS_TEMPLATE)
     config = config_class(
         text_config={**text_sizes(tokenizer), "model_type": "llama"},
         vision_config=dict(
-            hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2, image_size=32, patch_size=8
+            hidden_size=32,
+            intermediate_size=48,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=32,
+            patch_size=8,
         ),
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from policies.hf.checkpoints import ARCHITECTURES, OTHERS, build
 
+from policies.hf.checkpoints import ARCHITECTURES, OTHERS, build
 from saccade.policies.token.hf import HFVisionLanguage
 from saccade.policies.token.hf_policy import HFVisionLanguagePolicy
 

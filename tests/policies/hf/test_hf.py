@@ -4,19 +4,20 @@ import copy
 
 import pytest
 import torch
-from policies.hf.checkpoints import ARCHITECTURES, OTHERS
-from policies.hf.plain import full_logits, plain_logp
-from policies.hf.scenes import episodes, picture, prompts, rolled_out, turn
 
+from policies.hf.checkpoints import ARCHITECTURES, OTHERS
+from policies.hf.plain import plain_logp
+from policies.hf.scenes import episodes, picture, prompts, rolled_out, turn
 from saccade.core.batch import pack
 from saccade.core.content import Array, Image, Text
 from saccade.core.errors import CapabilityError, DataError
 from saccade.core.policy import Need, Sampling
-from saccade.core.trajectory import Context, Prompt, Task, Trajectory, forced_turn
+from saccade.core.trajectory import Context, Observation, Prompt, Task, Trajectory, forced_turn
 from saccade.policies.token import hf_policy
 from saccade.policies.token.families import FAMILIES
 from saccade.policies.token.hf import HFVisionLanguage
 from saccade.policies.token.record import TokenRecord
+from saccade.policies.token.rows import batch_rows
 
 BATCHES = {
     "one turn": rolled_out,
@@ -150,14 +151,16 @@ def test_pictures_are_encoded_once_for_all_samples_and_trajectories(make):
         policy.act(contexts, n=4, sampling=Sampling(max_actions=3), seeds=range(16))
         assert (len(calls), lengths) == (1, [6])
         batch = rolled_out(policy, sizes=(4, 4, 4, 4))
-        calls.clear(), lengths.clear()
+        calls.clear()
+        lengths.clear()
         policy.log_prob(batch)
         assert (len(calls), lengths) == (1, [6])
         # Episodes of 2 groups by 2: 1 + 2 pictures in prompts, and 3 pictured answers after each of 2 turns. Where the
         # context is rewritten, answers appear in several rows and are encoded once all the same.
         for keep in (None, 2):
             batch = episodes(policy, keep=keep)
-            calls.clear(), lengths.clear()
+            calls.clear()
+            lengths.clear()
             policy.log_prob(batch)
             assert (len(calls), lengths) == (1, [9])
     counting.remove()
@@ -270,14 +273,16 @@ def test_encode_writes_text_that_reads_back(make):
 
 def test_truncated_turns_have_no_end_and_the_template_supplies_it(make):
     policy = make()
-    act = policy.act([Context(prompts()[0])], n=4, sampling=Sampling(max_actions=2), seeds=range(4))[0]
-    for one in act:
-        ended = int(one.record.ids[-1]) in policy.ends
-        assert one.truncated == (not ended)
-        step = turn(one)
-        after = policy.reader.observe(step, None).ids
-        whole = torch.cat([step.record.ids, after])
-        assert (whole == policy.reader.end).sum() == (step.record.ids[:-1] == policy.reader.end).sum() + 1
+    answer = Observation((Text("go on"),))
+    acts = policy.act([Context(prompts()[0])], n=4, sampling=Sampling(max_actions=2), seeds=range(4))[0]
+    acts += policy.encode([Context(prompts()[0])], [(Text("done"),)])
+    assert {act.truncated for act in acts} == {True, False}
+    for act in acts:
+        ended = int(act.record.ids[-1]) in policy.ends
+        assert act.truncated == (not ended)
+        whole = torch.cat([act.record.ids, policy.reader.observe(turn(act), answer).ids])
+        end = len(act.record.ids) - ended
+        assert whole[end] == policy.reader.end and whole[end + 1] != policy.reader.end
 
 
 def test_size_counts_the_positions_of_the_rows(make):
@@ -287,9 +292,12 @@ def test_size_counts_the_positions_of_the_rows(make):
     length = len(policy.reader.prompt(trajectory.prompt.content).ids) + trajectory.num_actions
     length += sum(len(policy.reader.observe(t, t.observation).ids) for t in trajectory.turns[:-1])
     assert policy.size(trajectory) == length
-    rewritten = episodes(policy, keep=0).trajectories[0]
-    prompt = len(policy.reader.prompt(rewritten.prompt.content).ids)
-    assert policy.size(rewritten) == 3 * prompt + rewritten.num_actions
+    for keep in (0, 1, 2):
+        batch = episodes(policy, turns=4, keep=keep)
+        for trajectory in batch.trajectories:
+            rows = batch_rows(pack([[trajectory]]), policy.reader)
+            prompt = len(rows.prefix[0].ids)
+            assert policy.size(trajectory) == rows.positions + (len(rows.prompt) - 1) * prompt
 
 
 def test_bfloat16_agrees_loosely(make):
@@ -340,9 +348,3 @@ def test_what_cannot_be_read_is_named(make):
         act(Text(f"see {policy.family.placeholder} there"), picture(0))
     with pytest.raises(CapabilityError, match="not Array"):
         act(Array("speed", picture(0).pixels))
-    import numpy as np
-
-    from saccade.core.policy import LocalActor
-
-    assert LocalActor(policy).seeded
-    assert np.isfinite(full_logits(policy, policy.reader.prompt((Text("a"),)).ids, []).detach()).all()

@@ -1,4 +1,4 @@
-"""What procedural scenes are painted with. A canvas is float32 ``[H, W, 3]`` in 0 .. 255; painting changes it in place."""
+"""What procedural scenes are painted with: a canvas is float32 ``[H, W, 3]`` in 0 .. 255, painting changes it."""
 
 from __future__ import annotations
 
@@ -101,4 +101,5 @@ def finished(canvas: np.ndarray) -> np.ndarray:
 
 
 def picture(canvas: np.ndarray) -> Image:
+    """The canvas as content."""
     return Image(finished(canvas))

@@ -40,7 +40,7 @@ class Dice:
         return items[self.below(len(items))]
 
     def sample(self, items: Sequence[T], n: int) -> list[T]:
-        """n different items, in random order."""
+        """Different items, in random order."""
         pool = list(items)
         for i in range(n):
             j = i + self.below(len(pool) - i)

@@ -1,6 +1,6 @@
 """DigitScenes: questions about small colour scenes of real handwritten digits.
 
-A scene has one to four digits on a dark, cluttered background, each in a colour of its own that questions use to name it.
+A scene has one to four digits on a dark, cluttered background, each in a colour by which questions name it.
 Training and test tasks use different digit pictures. Kinds of question:
 
 - read: "what digit is red?" ``7``
@@ -116,8 +116,10 @@ class DigitScenes(Tasks):
             raise ConfigError(f"tasks.digits must be two numbers 1 <= fewest <= most <= 4, got {self.digits}")
         if not 4 <= self.colours <= len(PALETTE):
             raise ConfigError(f"tasks.colours must be in [4, {len(PALETTE)}], got {self.colours}")
-        if self.bins < 8 or self.side % self.bins or self.side < 48:
-            raise ConfigError(f"tasks.side must be >= 48 and a multiple of tasks.bins >= 8, got {self.side}, {self.bins}")
+        if self.bins < 8:
+            raise ConfigError(f"tasks.bins must be >= 8, got {self.bins}")
+        if self.side < 48 or self.side % self.bins:
+            raise ConfigError(f"tasks.side must be >= 48 and a multiple of bins={self.bins}, got {self.side}")
         if not self.clutter >= 0:
             raise ConfigError(f"tasks.clutter must be >= 0, got {self.clutter}")
 

@@ -26,7 +26,7 @@ from saccade.envs.datasets.glyphs import glyphs, indices
 QUESTION = "which digit is in the {colour} frame?"
 GRID = 3
 """Cells along a side of the scene; a frame or a bare digit has a cell of its own."""
-DIGIT, FRAME, EDGE = 10, 16, 2
+DIGIT, FRAME, EDGE = 8, 12, 2
 """Pixels of a digit's stamp, of a frame's side and of its line."""
 INK = (225, 225, 225)
 

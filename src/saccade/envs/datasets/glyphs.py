@@ -1,7 +1,7 @@
-"""Real handwritten digits: the 1,797 pictures of 8 x 8 pixels that come with scikit-learn (the test part of UCI's optical digits).
+"""Real handwritten digits: 1,797 pictures of 8 x 8 pixels that come with scikit-learn (from UCI's optical digits).
 
-They are enlarged once per size and kept. One digit picture belongs either to training or to testing, whatever the seed of
-a task set.
+They are enlarged once per size and kept. A digit picture belongs either to training or to testing, whatever the seed
+of a task set.
 """
 
 from __future__ import annotations
@@ -31,10 +31,11 @@ class Glyphs:
 
 @cache
 def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn.datasets import load_digits  # a second of imports, paid by the first picture and not by ``saccade list``
+    # A second of imports: paid by the first picture, not by listing recipes.
+    from sklearn.datasets import load_digits
 
-    bunch = load_digits()
-    return np.asarray(bunch.images, dtype=np.float64) / 16.0, np.asarray(bunch.target, dtype=np.int64)
+    flat, labels = load_digits(return_X_y=True)
+    return np.asarray(flat, dtype=np.float64).reshape(-1, 8, 8) / 16.0, np.asarray(labels, dtype=np.int64)
 
 
 @cache
@@ -71,8 +72,9 @@ def _interpolation(size: int, source: int) -> np.ndarray:
 
 
 def _boxes(inside: np.ndarray) -> list[tuple[int, int, int, int]]:
-    rows, columns = inside.any(2), inside.any(1)
+    rows: np.ndarray = np.any(inside, axis=2)
+    columns: np.ndarray = np.any(inside, axis=1)
     size = inside.shape[1]
     x1, x2 = columns.argmax(1), size - columns[:, ::-1].argmax(1)
     y1, y2 = rows.argmax(1), size - rows[:, ::-1].argmax(1)
-    return [tuple(row) for row in np.stack([x1, y1, x2, y2], 1).tolist()]
+    return list(zip(x1.tolist(), y1.tolist(), x2.tolist(), y2.tolist(), strict=True))

@@ -33,10 +33,9 @@ import base64
 import binascii
 import io
 import json
-import os
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -46,7 +45,7 @@ import numpy as np
 from PIL import Image as Picture
 from PIL import ImageOps, ImageSequence
 
-from saccade.core.content import Content, Image, Part, Text, Video
+from saccade.core.content import Image, Part, Text, Video
 from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError, DataError
 from saccade.core.random import numpy_generator
@@ -103,15 +102,15 @@ class JsonlTasks(Tasks):
             status = path.stat()
         except OSError:
             raise DataError(f"{self.path}: found no such file, expected .jsonl, .json or .parquet data") from None
-        rows = _rows(path, Path(self.image_root or path.parent), status.st_mtime_ns, status.st_size)
-        held_out = max(1, round(self.held_out * len(rows))) if self.held_out > 0 and len(rows) > 1 else 0
-        order = _order(len(rows))
-        chosen = sorted(order[:held_out] if self.part == "test" else order[held_out:])
-        if not chosen:
-            raise DataError(
-                f"{self.path}: found {len(rows)} row(s) and held_out={self.held_out}, expected at least one held-out row"
-            )
-        return _Chosen(rows, chosen)
+        key = (path, Path(self.image_root or path.parent), status.st_mtime_ns, status.st_size)
+        rows = _part(*key, self.part, self.held_out)
+        if not rows:
+            found = f"{len(_read(*key))} row(s) and held_out={self.held_out}"
+            raise DataError(f"{self.path}: found {found}, expected at least one row in the {self.part} part")
+        return rows
+
+
+# --- pictures ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -122,8 +121,8 @@ class _Place:
     row: int
     field: str
 
-    def of(self, field: str) -> _Place:
-        return replace(self, field=field)
+    def at(self, suffix: str) -> _Place:
+        return replace(self, field=self.field + suffix)
 
     def wrong(self, found: str, expected: str) -> NoReturn:
         raise DataError(f"{self.file}: row {self.row}: {self.field}: found {found}, expected {expected}")
@@ -141,25 +140,22 @@ class _Media:
     def decoded(self) -> Part:
         if self.kind == "image":
             return Image(self._pixels(self.source))
-        if isinstance(self.source, list):
-            frames, fps = [self._pixels(source) for source in self.source], 1.0
-        else:
-            frames, fps = self._animation()
-        if len({frame.shape for frame in frames}) != 1:
-            self.place.wrong(f"frames of sizes {sorted({f.shape[1::-1] for f in frames})}", "frames of one size")
+        frames, fps = self._frames() if isinstance(self.source, list) else self._animation()
+        sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})
+        if len(sizes) != 1:
+            self.place.wrong(f"frames of sizes {', '.join(f'{w} x {h}' for w, h in sizes)}", "frames of one size")
         return Video(np.stack(frames), fps)
 
     def check(self) -> None:
         """Whatever can be checked without decoding."""
-        sources = self.source if isinstance(self.source, list) and self.kind == "video" else [self.source]
+        sources = self.source if self.kind == "video" and isinstance(self.source, list) else [self.source]
         if not sources:
             self.place.wrong("an empty list", "at least one frame")
         for source in sources:
-            self._checked(source)
+            self._encoded(source)
 
-    def _checked(self, source: Any) -> bytes | Path:
-        """Where the encoded picture is."""
-        expected = "a path, bytes, a data URI or a mapping with one of bytes and path"
+    def _encoded(self, source: Any) -> bytes | Path:
+        expected = f"a{'n image' if self.kind == 'image' else ' video'}: path, data URI, bytes, or {{bytes, path}}"
         if isinstance(source, Mapping):
             source = source.get("bytes") or source.get("path")
         if isinstance(source, bytes) and source:
@@ -168,24 +164,29 @@ class _Media:
             self.place.wrong(_short(source), expected)
         if source.startswith("data:"):
             _, comma, encoded = source.partition(";base64,")
+            if not comma:
+                self.place.wrong(_short(source), expected)
             try:
-                return base64.b64decode(encoded, validate=True) if comma else self.place.wrong(_short(source), expected)
+                return base64.b64decode(encoded, validate=True)
             except binascii.Error as error:
                 self.place.wrong(f"a data URI that is not base64 ({error})", expected)
         if "://" in source:
-            self.place.wrong(_short(source), "a local file: nothing is downloaded while training")
+            self.place.wrong(_short(source), "a local file; nothing is downloaded while training")
         path = self.root / source
-        if not path.is_file():
-            self.place.wrong(f"no file {str(path)!r}", "a picture that exists")
+        if not _is_file(path):
+            self.place.wrong(f"no file {_short(str(path), 200)}", "a picture that exists")
         return path
 
     def _open(self, source: Any) -> Picture.Image:
-        where = self._checked(source)
+        where = self._encoded(source)
         return Picture.open(io.BytesIO(where) if isinstance(where, bytes) else where)
 
     def _pixels(self, source: Any) -> np.ndarray:
         with self._reading(source), self._open(source) as picture:
             return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+    def _frames(self) -> tuple[list[np.ndarray], float]:
+        return [self._pixels(source) for source in self.source], 1.0
 
     def _animation(self) -> tuple[list[np.ndarray], float]:
         with self._reading(self.source), self._open(self.source) as picture:
@@ -193,28 +194,29 @@ class _Media:
             milliseconds = picture.info.get("duration", 0)
         return frames, 1000.0 / milliseconds if milliseconds else 1.0
 
-    def _reading(self, source: Any) -> _Reading:
-        return _Reading(self.place, source)
+    @contextmanager
+    def _reading(self, source: Any) -> Iterator[None]:
+        """What PIL raises over a bad picture becomes an error that names it."""
+        try:
+            yield
+        except DataError:
+            raise
+        except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
+            why = " ".join(str(error).split())[:120]
+            self.place.wrong(
+                f"{_short(source)}, which cannot be read ({why})",
+                f"{'an image' if self.kind == 'image' else 'a video'} that can be read",
+            )
 
 
-@dataclass(frozen=True)
-class _Reading:
-    """A context in which what PIL raises over a bad picture becomes an error that names it."""
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long or with a null character is no file's
+        return False
 
-    place: _Place
-    source: Any
 
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, OSError | ValueError | SyntaxError | EOFError | Picture.DecompressionBombError):
-            if not isinstance(error, DataError):
-                why = " ".join(str(error).split())[:120]
-                raise DataError(
-                    f"{self.place.file}: row {self.place.row}: {self.place.field}: found {_short(self.source)}, "
-                    f"which cannot be read ({why}), expected a picture"
-                ) from None
+# --- the file ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -224,3 +226,249 @@ class _Row:
     answer: Any
     gold: str | None
     info: Mapping[str, Any]
+
+
+@lru_cache(maxsize=16)
+def _part(path: Path, root: Path, mtime: int, size: int, part: Split, held_out: float) -> tuple[_Row, ...]:
+    rows = _read(path, root, mtime, size)
+    test = max(1, round(held_out * len(rows))) if held_out > 0 and len(rows) > 1 else 0
+    order: list[int] = numpy_generator(0, "held out", len(rows)).permutation(len(rows)).tolist()
+    return tuple(rows[i] for i in sorted(order[:test] if part == "test" else order[test:]))
+
+
+@lru_cache(maxsize=8)
+def _read(path: Path, root: Path, mtime: int, size: int) -> tuple[_Row, ...]:
+    """All rows, checked. A file that changes has another key."""
+    read = {".jsonl": _lines, ".json": _list, ".parquet": _parquet}[path.suffix]
+    rows: tuple[_Row, ...] = tuple(_row(str(path), number, columns, root) for number, columns in read(path))
+    if not rows:
+        raise DataError(f"{path}: found no rows, expected at least one")
+    return rows
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found bytes that are no text at offset {error.start}, expected UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: found a file that cannot be read ({error.strerror}), expected JSON") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    # Not splitlines: it also breaks at characters that JSON allows within a string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                columns = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}: row {number}: found bad JSON ({error}), expected one JSON object") from None
+            yield number, columns
+
+
+def _list(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: found bad JSON ({error}), expected a list of rows") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: found {_short(rows)}, expected a list of rows")
+    yield from enumerate(rows, start=1)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: parquet files need pyarrow; install saccade[vlm]") from None
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (arrow.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: found a file that cannot be read ({why}), expected parquet data") from None
+    yield from enumerate(rows, start=1)
+
+
+# --- a row ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Mark:
+    """Where the text says that a picture stands."""
+
+    kind: MediaKind
+
+
+_Piece = str | _Mark | _Media
+
+
+@dataclass(frozen=True)
+class _Asked:
+    earlier: list[_Piece]
+    """Turns that are over: of these only pictures are kept."""
+    now: list[_Piece]
+    said: str | None = None
+    """The assistant's answer, if the chat has it."""
+
+
+def _row(file: str, number: int, columns: Any, root: Path) -> _Row:
+    if not isinstance(columns, Mapping):
+        _Place(file, number, "row").wrong(_short(columns), "an object with one entry a column")
+    places = {name: _Place(file, number, str(name)) for name in columns}
+    asked = next((name for name in ASKED if name in columns), None)
+    if asked is None:
+        names = ", ".join(map(str, columns)) or "none"
+        _Place(file, number, "prompt").wrong(f"the columns {names}", f"one of {', '.join(ASKED)}")
+    question = _asked(places[asked], columns[asked], root)
+    media = [one for name in SHOWN if name in columns for one in _media(places[name], columns[name], root)]
+    prompt = _placed(places[asked], question, media)
+    for part in prompt:
+        if isinstance(part, _Media):
+            part.check()
+
+    answered = next((name for name in ANSWERED if name in columns), None)
+    answer = None if answered is None else _answer(places[answered], columns[answered])
+    gold, used = question.said, {asked, answered, "completion", *SHOWN}
+    if "completion" in columns:
+        gold = _said(places["completion"], columns["completion"], root)
+    kept = {name: value for name, value in columns.items() if name not in used}
+    info: dict[str, Any] = {"columns": kept}
+    if isinstance(kept.get("kind"), str):
+        info["kind"] = kept["kind"]
+    info |= {side: _said(places[side], kept[side], root) for side in ("chosen", "rejected") if side in kept}
+    return _Row(number, prompt, gold if answer is None else answer, gold, info)
+
+
+def _asked(place: _Place, value: Any, root: Path) -> _Asked:
+    if isinstance(value, str):
+        if not value.strip():
+            place.wrong("empty text", "a question")
+        return _Asked([], _pieces(value))
+    messages = _messages(place, value, root)
+    said = _plain(messages.pop()[1]) if messages[-1][0] == "assistant" else None
+    # The prompt is what follows the last turn that is not the user's, with what the system said at any time.
+    start = next((i for i in range(len(messages), 0, -1) if messages[i - 1][0] not in ("user", "system")), 0)
+    if not any(role == "user" for role, _ in messages[start:]):
+        place.wrong("no message by the user before the end", "the user's turn, and after it at most the assistant's")
+    earlier: list[_Piece] = []
+    now: list[_Piece] = []
+    for i, (role, pieces) in enumerate(messages):
+        if role != "system" and i < start:
+            earlier += pieces
+        else:
+            now += ["\n", *pieces] if now else pieces
+    return _Asked(earlier, now, said)
+
+
+def _messages(place: _Place, value: Any, root: Path) -> list[tuple[str, list[_Piece]]]:
+    if not isinstance(value, list) or not value:
+        place.wrong(_short(value), "text or a list of chat messages")
+    messages: list[tuple[str, list[_Piece]]] = []
+    for i, message in enumerate(value):
+        here = place.at(f"[{i}]")
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            here.wrong(_short(message), "a chat message with role and content")
+        content, here = message.get("content"), here.at(".content")
+        if isinstance(content, str):
+            messages.append((message["role"], _pieces(content)))
+        elif isinstance(content, list):
+            parts = [_part_of_message(here.at(f"[{j}]"), part, root) for j, part in enumerate(content)]
+            messages.append((message["role"], [piece for pieces in parts for piece in pieces]))
+        else:
+            here.wrong(_short(content), "text or a list of parts")
+    return messages
+
+
+def _part_of_message(place: _Place, part: Any, root: Path) -> list[_Piece]:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if kind == "text" and isinstance(part.get("text"), str):
+        return _pieces(part["text"])
+    if kind not in ("image", "video"):
+        place.wrong(_short(part), "a part of type text (with text), image or video")
+    source = part.get(kind)
+    return [_Mark(kind)] if source is None else [_Media(kind, source, root, place.at(f".{kind}"))]
+
+
+def _pieces(text: str) -> list[_Piece]:
+    """Text and marks in turn."""
+    split = PLACE.split(text)
+    marks: dict[str, _Mark] = {"image": _Mark("image"), "video": _Mark("video")}
+    return [marks[piece] if i % 2 else piece for i, piece in enumerate(split) if i % 2 or piece]
+
+
+def _plain(pieces: Sequence[_Piece]) -> str:
+    return "".join(piece for piece in pieces if isinstance(piece, str))
+
+
+def _said(place: _Place, value: Any, root: Path) -> str:
+    """Text, or what the assistant says last in a chat."""
+    if isinstance(value, str):
+        return value
+    for role, pieces in reversed(_messages(place, value, root)):
+        if role == "assistant":
+            return _plain(pieces)
+    place.wrong(_short(value), "text or a chat with a message by the assistant")
+
+
+def _answer(place: _Place, value: Any) -> Any:
+    if place.field == "reward_model":
+        if not isinstance(value, Mapping) or "ground_truth" not in value:
+            place.wrong(_short(value), "a mapping with ground_truth")
+        place, value = place.at(".ground_truth"), value["ground_truth"]
+    if not _is_answer(value):
+        place.wrong(_short(value), "text, a number, or a list of these")
+    return value
+
+
+def _is_answer(value: Any) -> bool:
+    if isinstance(value, list):
+        return all(_is_answer(item) for item in value)
+    return isinstance(value, str | int | float)
+
+
+def _media(place: _Place, value: Any, root: Path) -> list[_Media]:
+    kind: MediaKind = "image" if place.field.startswith("image") else "video"
+    if value is None:
+        return []
+    if place.field in ("image", "video"):
+        return [_Media(kind, value, root, place)]
+    if not isinstance(value, list):
+        place.wrong(_short(value), f"a list of {kind}s")
+    return [_Media(kind, one, root, place.at(f"[{i}]")) for i, one in enumerate(value)]
+
+
+def _placed(place: _Place, question: _Asked, media: Sequence[_Media]) -> tuple[Text | _Media, ...]:
+    """Text with pictures where it says so; pictures without a mark, and those of turns that are over, come first."""
+    first: list[Text | _Media] = []
+    waiting: dict[str, Iterator[_Media]] = {}
+    for kind in ("image", "video"):
+        given = [one for one in media if one.kind == kind]
+        marks = sum(piece == _Mark(kind) for piece in (*question.earlier, *question.now) if isinstance(piece, _Mark))
+        if marks and marks != len(given):
+            place.wrong(f"{marks} <{kind}> and {len(given)} {kind}(s)", "as many of one as of the other")
+        waiting[kind] = iter(given if marks else ())
+        first += () if marks else given
+
+    def filled(pieces: Sequence[_Piece]) -> Iterator[Text | _Media]:
+        for piece in pieces:
+            if isinstance(piece, str):
+                yield Text(piece)
+            else:
+                yield next(waiting[piece.kind]) if isinstance(piece, _Mark) else piece
+
+    first += [part for part in filled(question.earlier) if isinstance(part, _Media)]
+    for part in filled(question.now):
+        if isinstance(part, Text) and first and isinstance(first[-1], Text):
+            first[-1] = Text(first[-1].text + part.text)
+        else:
+            first.append(part)
+    return tuple(first)
+
+
+def _short(value: Any, most: int = 60) -> str:
+    """A value in an error message, on one line."""
+    if value is None:
+        return "null"
+    text = repr(value[:most] if isinstance(value, str | bytes) else value)
+    return text if len(text) <= most + 3 else f"{text[:most]}..."

@@ -22,7 +22,7 @@ IMAGE = -1
 PLAIN_TEMPLATE = (
     "{% for message in messages %}{% for part in message['content'] %}"
     "{% if part['type'] == 'image' %}{{ image_token }}{% else %}{{ part['text'] }}{% endif %}{% endfor %}"
-    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}\n{% endfor %}"
+    "{% if message['role'] == 'assistant' %}{{ eos_token }}{% endif %}{{ '\n' }}{% endfor %}"
 )
 """For models without a chat template: the parts, a line for each message."""
 
@@ -45,8 +45,8 @@ class ChatReader:
         self.system = [{"role": "system", "content": [{"type": "text", "text": system}]}] if system else []
         self._recent = _Recent(_PICTURES_KEPT)
         after = self._tokens(self._after_answer(()))
-        special = after and tokenizer.added_tokens_decoder.get(after[0])
-        self.end: int = after[0] if special and special.special else tokenizer.eos_token_id
+        added = tokenizer.added_tokens_decoder.get(after[0]) if after else None
+        self.end: int = after[0] if added is not None and added.special else tokenizer.eos_token_id
         """Token that ends a turn."""
 
     def prompt(self, content: Content) -> Chunk:
@@ -97,12 +97,16 @@ class ChatReader:
             if isinstance(part, Text):
                 if self.family.placeholder in part.text:
                     found = self.family.placeholder
-                    raise DataError(f"the text {part.text[:60]!r} contains {found!r}, which marks pictures in this model")
+                    raise DataError(
+                        f"the text {part.text[:60]!r} contains {found!r}, which marks pictures in this model"
+                    )
                 parts.append({"type": "text", "text": part.text})
             elif isinstance(part, Image | Video):
                 parts.extend({"type": "image"} for _ in frames_of((part,)))
             else:
-                raise CapabilityError(f"a vision-language model reads text, images and videos, not {type(part).__name__}")
+                raise CapabilityError(
+                    f"a vision-language model reads text, images and videos, not {type(part).__name__}"
+                )
         # Some templates look at the first part of every message.
         return {"role": role, "content": parts or [{"type": "text", "text": ""}]}
 

@@ -68,8 +68,7 @@ class Family(ABC):
 
     @abstractmethod
     def features(self, model: Any, pictures: Sequence[Picture]) -> list[Float[Tensor, "L S D"]]:
-        """Features of each picture, with gradient: layer 0 is merged into the embeddings, further layers are for
-        ``inject``."""
+        """Features of each picture, with gradient: layer 0 stands for its tokens, further layers are for ``inject``."""
 
     def inject(self, features: Float[Tensor, "L F D"], where: Bool[Tensor, "N S"]) -> dict[str, Any]:
         """Arguments of the backbone for features that enter above the embeddings."""
@@ -116,8 +115,7 @@ class Qwen2_5VL(Family):
         return model.model.get_image_features(pixels, grid, return_dict=True)
 
     def offsets(self, image: Bool[Tensor, "S"], pictures: Sequence[Picture]) -> tuple[Int[Tensor, "A S"], int]:
-        """Text counts on; a picture of h x w tokens that starts at p has (p, p + row, p + column) and ends before
-        p + max(h, w)."""
+        """Text counts on; h x w tokens of a picture at p have (p, p + row, p + column), what follows p + max(h, w)."""
         places = image.nonzero()[:, 0].tolist()
         parts: list[Tensor] = []
         index = start = used = 0
@@ -154,7 +152,7 @@ class Qwen3VL(Qwen2_5VL):
 
 
 class Idefics3(Family):
-    """Idefics3 and SmolVLM: pictures are cut into tiles of one size, each a fixed number of tokens, plus an overview."""
+    """Idefics3 and SmolVLM: pictures are cut into tiles of one size and number of tokens, plus an overview."""
 
     decoder = "text_model"
     vision = "vision_model"

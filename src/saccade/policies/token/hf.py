@@ -62,11 +62,13 @@ class HFVisionLanguage(PolicySpec):
         """Load the checkpoint; ``seed`` draws the initial adapters.
 
         Raises:
-            ConfigError: the extra ``vlm`` is not installed; the checkpoint cannot be found or read, is incomplete, or is of
-                an unsupported architecture.
+            ConfigError: the extra ``vlm`` is not installed; the checkpoint cannot be found or read, is incomplete, or
+                is of an unsupported architecture.
         """
         try:
             from saccade.policies.token.hf_policy import load
         except ModuleNotFoundError as error:
+            if error.name not in ("transformers", "peft"):
+                raise
             raise ConfigError(f"{error.name} is not installed: pip install 'saccade[vlm]'") from None
         return load(self, device, seed)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
@@ -58,7 +59,7 @@ class Reading:
 class HFVisionLanguagePolicy(Policy):
     """Built by ``HFVisionLanguage``; ``model`` is the transformers model, inside PEFT's wrapper if there are adapters.
 
-    The network is always in evaluation mode: dropout in the update would make the ratio of the first step differ from 1.
+    The network is always in evaluation mode: dropout in the update would move the first ratio away from 1.
     """
 
     provides: ClassVar[frozenset[str]] = frozenset({"entropy", "kl", "distribution"})
@@ -105,7 +106,7 @@ class HFVisionLanguagePolicy(Policy):
             answers.extend(acts[i * n : (i + 1) * n] for i in range(len(some)))
         return answers
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:  # noqa: B008 (frozen)
+    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
         rows = batch_rows(batch, self.reader)
         trained = batch.mask.cpu()[rows.trajectory, rows.column]
         states = self._action_states(rows, trained)
@@ -115,7 +116,11 @@ class HFVisionLanguagePolicy(Policy):
 
         def table(name: str) -> Tensor | None:
             values = columns.get(name)
-            return None if values is None else values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
+            return (
+                None
+                if values is None
+                else values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
+            )
 
         logp = table("logp")
         assert logp is not None
@@ -133,14 +138,18 @@ class HFVisionLanguagePolicy(Policy):
 
     def size(self, trajectory: Trajectory) -> int:
         """Positions of all rows of the trajectory, the prompt counted in each of them."""
-        prompt = len(self.reader.prompt(trajectory.prompt.content).ids)
         turns = trajectory.turns
-        lengths = [turn.num_actions + len(self.reader.observe(turn, turn.observation).ids) for turn in turns[:-1]]
-        lengths.append(turns[-1].num_actions)
-        if trajectory.grows:
-            return prompt + sum(lengths)
-        visible = [trajectory.context(k).index for k in range(len(turns))]
-        return sum(prompt + sum(lengths[k - seen : k + 1]) for k, seen in enumerate(visible))
+        prompt = len(self.reader.prompt(trajectory.prompt.content).ids)
+        answers = [len(self.reader.observe(turn, turn.observation).ids) for turn in turns[:-1]]
+        total, shown = 0, -1
+        for k, turn in enumerate(turns):
+            first = k - trajectory.context(k).index
+            if first != shown:
+                total += prompt + sum(turns[i].num_actions + answers[i] for i in range(first, k))
+            else:
+                total += answers[k - 1]
+            total, shown = total + turn.num_actions, first
+        return total
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a complete checkpoint, adapters merged into the weights, that plain transformers and vLLM load."""
@@ -255,7 +264,7 @@ class HFVisionLanguagePolicy(Policy):
     def _score(
         self, states: Tensor, token: Tensor, temperature: Tensor, need: Need, reference: tuple[Tensor, nn.Linear] | None
     ) -> dict[str, Tensor]:
-        """What the table needs of each action, from its state; logits exist for a limited number of actions at a time."""
+        """What the table needs of each action, from its state; logits exist for some of the actions at a time."""
         head = self.head
         token, temperature = token.to(states.device), temperature.to(states.device)
 
@@ -278,8 +287,8 @@ class HFVisionLanguagePolicy(Policy):
         if len(parts) == 1:
             return some(states, index)
         # Nothing random happens in the head, so there is no generator to restore.
-        again: Any = lambda part: checkpoint(some, states[part], part, use_reentrant=False, preserve_rng_state=False)  # noqa: E731
-        columns = [again(part) for part in parts]
+        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
+        columns: list[Any] = [checkpoint(some, states[part], part, **options) for part in parts]
         return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
 
     def _sample(self, contexts: Sequence[Context], n: int, sampling: Sampling, seeds: Sequence[int]) -> list[Act]:
@@ -360,19 +369,22 @@ def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLan
         kind.limit_pixels(image_processor, spec.min_pixels, spec.max_pixels)
 
     placeholder = tokenizer.convert_ids_to_tokens(config.image_token_id)
-    reader = ChatReader(tokenizer, _template(spec.model, tokenizer), kind(config, image_processor, placeholder), spec.system)
-    model = model.to(device)
+    if placeholder is None:
+        raise ConfigError(f"{where}: its tokenizer has no token {config.image_token_id}, which stands for pictures")
+    reader = ChatReader(
+        tokenizer, _template(spec.model, tokenizer), kind(config, image_processor, placeholder), spec.system
+    )
     if spec.lora is not None:
         model = spec.lora(model, seed, frozen=(kind.vision,) if spec.freeze_vision else ())
     elif spec.freeze_vision:
         model.get_submodule(f"model.{kind.vision}").requires_grad_(False)
-    return HFVisionLanguagePolicy(spec, model, reader)
+    return HFVisionLanguagePolicy(spec, model, reader).to(device)
 
 
 def _load(kind: Any, where: str, what: str, model: str, **options: Any) -> Any:
     try:
         return kind.from_pretrained(model, **options)
-    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ImportError, RuntimeError, SafetensorError) as error:
         reason = " ".join(str(error).split())
         raise ConfigError(f"{where}: its {what} cannot be loaded: {reason}") from None
 

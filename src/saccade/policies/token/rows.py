@@ -61,6 +61,7 @@ class Rows:
     """Suffix position whose output predicts the action; -1 is the last position of the prefix."""
     token: Int[Tensor, "M"]
     temperature: Float[Tensor, "M"]
+    """float64, so that a double-precision model divides by the very number its samples were drawn at."""
     trajectory: Int[Tensor, "M"]
     column: Int[Tensor, "M"]
     """The action is entry ``[trajectory, column]`` of the table."""
@@ -202,7 +203,7 @@ class _Builder:
             row=row[scored],
             at=position[scored] - 1,
             token=token[scored],
-            temperature=torch.tensor(self.temperature).repeat_interleave(count)[scored],
+            temperature=torch.tensor(self.temperature, dtype=torch.float64).repeat_interleave(count)[scored],
             trajectory=trajectory[scored],
             column=column[scored],
         )

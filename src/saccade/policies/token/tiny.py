@@ -207,7 +207,7 @@ class TinyVLMPolicy(Policy):
         reading = self.trunk.read(rows, int(rows.at.max()) + 1)
         row, at = rows.row[chosen], rows.at[chosen]
         logits = self.head(self.trunk.states(reading, rows.prompt[row], row, at))
-        return tempered(logits, rows.temperature[chosen].to(logits.device))
+        return tempered(logits, rows.temperature[chosen].to(logits))
 
     def _decode(
         self, rows: Rows, n: int, sampling: Sampling, seeds: Sequence[int]

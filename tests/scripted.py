@@ -1,7 +1,7 @@
 """A recipe that trains in a second: find the bright corner of a picture, with a table of logits instead of a network.
 
-The policy sees which corner of the last picture is brightest and says two tokens, a word and a box. Importing the module
-registers the recipe ``corners``.
+The policy sees which corner of the last picture is brightest and says two tokens, a word and a box. Importing the
+module registers the recipe ``corners``.
 
 Mechanism: rewards are compared within the group.
 
@@ -77,7 +77,7 @@ class TablePolicy(Policy):
             acts.append(Act(said(ids), ids, row.gather(1, ids[:, None])[:, 0], mask, torch.zeros_like(ids)))
         return [acts[i * n : (i + 1) * n] for i in range(len(contexts))]
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:  # noqa: B008
+    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
         width = batch.mask.shape[1]
         state = torch.zeros(len(batch), width, dtype=torch.int64)
         place, ids = state.clone(), state.clone()
@@ -91,6 +91,7 @@ class TablePolicy(Policy):
         if need.entropy:
             out.entropy = torch.where(batch.mask, -(rows.exp() * rows).sum(-1), 0.0)
         if need.kl_to is not None:
+            assert isinstance(need.kl_to, TablePolicy)
             other = need.kl_to.logits.detach().log_softmax(-1)[state, place]
             out.kl = torch.where(batch.mask, (rows.exp() * (rows - other)).sum(-1), 0.0)
         if need.distribution:
@@ -104,7 +105,9 @@ class TablePolicy(Policy):
             if len(words) != LENGTH or not set(words) <= set(TOKENS):
                 raise DataError(f"{text_of(output)!r} cannot be said with the tokens {TOKENS}")
             ids = torch.tensor([TOKENS.index(word) for word in words])
-            acts.append(Act(output, ids, torch.zeros(LENGTH), torch.ones(LENGTH, dtype=torch.bool), torch.zeros_like(ids)))
+            acts.append(
+                Act(output, ids, torch.zeros(LENGTH), torch.ones(LENGTH, dtype=torch.bool), torch.zeros_like(ids))
+            )
         return acts
 
     def size(self, trajectory: Trajectory) -> int:
@@ -192,7 +195,11 @@ def corners(size: Size = "tiny", model: str = "", shift: int = 0) -> Recipe:
         average="action",
         objective={"pg": PPOClip(), "kl": KLToReference(coef=0.01)},
         train=Train(steps=12, groups=4, group_size=4, lr=0.3),
-        stages={"warm_up": Stage(feed=Demonstrations(), objective={"nll": NLL()}, train=Train(steps=2, groups=2, lr=1e-3))},
+        stages={
+            "warm_up": Stage(feed=Demonstrations(), objective={"nll": NLL()}, train=Train(steps=2, groups=2, lr=1e-3))
+        },
         evaluation=Evaluation(limit=12, metrics={"box": Paid(), "sure": Paid("sure")}),
-        ablation=Ablation("box", {"advantage": {"class": "saccade.advantages.temporal.DiscountedReturn"}}, seeds=(0, 1)),
+        ablation=Ablation(
+            "box", {"advantage": {"class": "saccade.advantages.temporal.DiscountedReturn"}}, seeds=(0, 1)
+        ),
     )

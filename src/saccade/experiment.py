@@ -136,9 +136,9 @@ def _stage_key(recipe: Recipe, name: str) -> str:
     done = names[: names.index(name) + 1]
     plain: dict[str, Any] = {
         "policy": config.to_dict(recipe.policy),
-        "env": config.to_dict(recipe.env),
         "seed": recipe.train.seed,
-        "stages": [config.to_dict(recipe.stages[n]) for n in done],
+        "stages": [(n, config.to_dict(recipe.stages[n])) for n in done],
+        "env": [config.to_dict(recipe.env) for n in done if recipe.stages[n].env is None][:1],
         "version": metadata.version("saccade"),
         "torch": str(torch.__version__),
     }

@@ -1,8 +1,8 @@
 from dataclasses import dataclass
 
 import pytest
-import scripted  # noqa: F401 (registers the recipe "corners")
 
+import scripted  # noqa: F401 (registers the recipe "corners")
 from saccade.cli import main
 
 

@@ -7,17 +7,26 @@ import time
 from pathlib import Path
 
 import pytest
-import scripted
 import yaml
 
+import scripted
+from saccade.core.errors import DataError
 from saccade.core.flags import settings
 
 TESTS = Path(__file__).parent.parent
-PROGRAM = "import sys, scripted; from saccade.cli import main; sys.exit(main())"
+PROGRAM = """
+import sys, time
+import scripted
+from saccade.cli import main
+
+score = scripted.RightBox.score
+scripted.RightBox.score = lambda self, trajectory: (time.sleep(0.004), score(self, trajectory))[1]
+sys.exit(main())
+"""
 
 
 def start(folder: Path, *words: str) -> subprocess.Popen[str]:
-    """The command line in a process of its own."""
+    """The command line in a process of its own, slow enough to be killed in the middle."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent / "src")])}
     return subprocess.Popen(
         [sys.executable, "-c", PROGRAM, *words],
@@ -99,7 +108,9 @@ def test_train_leaves_everything_that_a_run_needs_and_prints_what_changed(saccad
         "rollouts/before.json", "rollouts/after.json", "rollouts/step-000012.json", "model/table.pt",
         "checkpoints/step-000012",
     } <= names  # fmt: skip
-    head, box = (next(row for row in done.out.splitlines() if row.startswith(key)) for key in ("held-out metric", "box"))
+    head, box = (
+        next(row for row in done.out.splitlines() if row.startswith(key)) for key in ("held-out metric", "box")
+    )
     assert head.split() == ["held-out", "metric", "before", "after", "difference", "z"]
     assert box.count("±") == 3
     change = json.loads((folder / "comparison.json").read_text())["box"]
@@ -127,23 +138,63 @@ def test_a_folder_is_not_overwritten_and_not_resumed_as_another_recipe(saccade):
     assert Path("here/metrics.jsonl").read_bytes() == before
 
 
-def test_an_interrupted_and_a_killed_run_go_on_to_the_same_bytes(saccade, tmp_path):
-    size = ("--train.steps", "300", "--save-every", "10", "--evaluation.every", "40")
+def test_a_mistake_that_shows_in_the_first_step_leaves_no_folder_behind(saccade, monkeypatch):
+    def refuses(self, trajectory):
+        raise DataError("task 'corners-3': the target has no box")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted.RightBox, "score", refuses)
+        done = saccade("train", "corners", "--out", "here", "--train.steps", "2")
+    assert (done.code, done.err) == (2, "saccade: error: task 'corners-3': the target has no box\n")
+    assert not Path("here").exists()
+    assert saccade("train", "corners", "--out", "here", "--train.steps", "2").code == 0
+
+
+def test_a_mistake_that_shows_later_leaves_the_last_checkpoint(saccade, monkeypatch):
+    calls = 0
+    score = scripted.RightBox.score
+
+    def refuses(self, trajectory):
+        nonlocal calls
+        calls += 1
+        if calls > 100:
+            raise DataError("task 'corners-3': the target has no box")
+        return score(self, trajectory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted.RightBox, "score", refuses)
+        assert saccade("train", "corners", "--out", "here", "--save-every", "2").code == 2
+    assert list(Path("here/checkpoints").iterdir())
+    assert saccade("train", "--resume", "--out", "here").code == 0
+
+
+@pytest.mark.timeout(400)
+def test_an_interrupted_and_then_killed_run_goes_on_to_the_same_bytes(saccade, tmp_path, monkeypatch):
+    size = ("--train.steps", "60", "--save-every", "10", "--evaluation.every", "20")
     assert saccade("train", "corners", "--out", "whole", *size).code == 0
 
-    metrics = tmp_path / "parts" / "metrics.jsonl"
-    process = start(tmp_path, "train", "corners", "--out", "parts", *size)
-    wait_for_lines(metrics, 30, process)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert err.splitlines()[-1] == "saccade: stopped; go on with: saccade train --resume --out parts"
-    assert "Traceback" not in err
+    calls = 0
+    score = scripted.RightBox.score
 
+    def interrupted(self, trajectory):
+        nonlocal calls
+        calls += 1
+        if calls == 500:
+            raise KeyboardInterrupt
+        return score(self, trajectory)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scripted.RightBox, "score", interrupted)
+        done = saccade("train", "corners", "--out", "parts", *size)
+    assert (done.code, done.err) == (130, "\nsaccade: stopped; go on with: saccade train --resume --out parts\n")
+
+    metrics = tmp_path / "parts" / "metrics.jsonl"
+    assert 10 < len(metrics.read_bytes().splitlines()) < 36
     process = start(tmp_path, "train", "--resume", "--out", "parts", "--save-every", "10")
-    wait_for_lines(metrics, 120, process)
+    wait_for_lines(metrics, 42, process)
     process.kill()
     process.communicate(timeout=60)
+    assert process.returncode == -signal.SIGKILL
     with metrics.open("a") as file:
         file.write('{"actions": 2.0, "half a li')
 

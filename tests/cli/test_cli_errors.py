@@ -11,7 +11,10 @@ WRONG = {
     "no run": (["evaluate"], "which run? give its folder, such as runs/grpo-1"),
     "unknown option": (["train", "corners", "--resum"], "there is no option --resum; did you mean --resume?"),
     "unknown option of list": (["list", "--jsn"], "there is no option --jsn; did you mean --json?"),
-    "setting without its path": (["train", "corners", "--steps", "3"], "there is no option --steps; did you mean --train.steps?"),
+    "setting without its path": (
+        ["train", "corners", "--steps", "3"],
+        "there is no option --steps; did you mean --train.steps?",
+    ),
     "unknown setting": (
         ["train", "corners", "--train.stepz", "3"],
         "train.stepz: there is no setting 'stepz'; did you mean 'steps'?",
@@ -33,13 +36,19 @@ WRONG = {
     "no value": (["train", "corners", "--train.steps"], "--train.steps needs a value: INT"),
     "two values": (["train", "corners", "--train.steps", "3", "4"], "--train.steps takes one value (INT), got 3 4"),
     "given twice": (["train", "corners", "--train.lr", "1", "--train.lr", "2"], "--train.lr is given twice"),
-    "value for an object": (["train", "corners", "--rewards.box", "2"], "rewards.box: expected settings of RightBox, got 2"),
+    "value for an object": (
+        ["train", "corners", "--rewards.box", "2"],
+        "rewards.box: expected settings of RightBox, got 2",
+    ),
     "unknown class": (
         ["train", "corners", "--objective.pg.class", "PPOClop"],
         "--objective.pg.class: there is no class 'PPOClop'; did you mean PPOClip?",
     ),
     "keyword of other recipes": (["train", "corners", "--shift", "x"], "--shift: expected int, got 'x'"),
-    "keyword of no use": (["train", "corners", "--reward", "mine.py:score"], "recipe corners takes no --reward; those that do: "),
+    "keyword of no use": (
+        ["train", "corners", "--reward", "mine.py:score"],
+        "recipe corners takes no --reward; those that do: ",
+    ),
     "missing file": (["train", "corners", "--config", "none.yaml"], "none.yaml: No such file or directory"),
     "bad size": (["train", "corners", "--size", "big"], "argument --size: invalid choice: 'big'"),
     "no number": (["train", "corners", "--save-every", "x"], "argument --save-every: invalid int value: 'x'"),
@@ -67,7 +76,7 @@ def test_a_wrong_command_line_is_one_line_and_exit_code_2(saccade, case):
         ("- 1", "mine.yaml: expected settings, name: value, got list"),
         ("train:\n  step: 3", "train.step: there is no setting 'step'; did you mean 'steps'?"),
         ("train:\n  lr: fast", "train.lr: expected float, got 'fast'"),
-        ("class: os.system", "class: there is no class 'os.system'"),
+        ("class: os.system", "class: 'os.system' is not a dataclass"),
         ("class: saccade.recipe.Train", "mine.yaml: expected a Recipe, got Train"),
     ],
     ids=["syntax", "not a mapping", "unknown name", "wrong type", "foreign class", "not a recipe"],

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -35,7 +36,7 @@ class Family:
         return policy
 
 
-def _tiny_images(policy: Policy) -> int:
+def _tiny_images(policy: Any) -> int:
     return policy.trunk.images_encoded
 
 
@@ -45,7 +46,7 @@ def _checkpoint(architecture: str) -> str:
     return str(build(architecture, Path(os.environ["SACCADE_CACHE"]) / architecture))
 
 
-def _hf_images(policy: Policy) -> int:
+def _hf_images(policy: Any) -> int:
     family = policy.family
     if "features" not in vars(family):
         encode, family.images_encoded = family.features, 0

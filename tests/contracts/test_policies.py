@@ -49,7 +49,7 @@ def observation(seed, keep=None):
 
 
 def rollout(policy, keeps=(), prompts=4, sizes=(3, 1, 2, 2), sampling=TURNS):
-    """Groups of ragged sizes; turn k is answered by an observation with ``keeps[k]``; every third episode ends early."""
+    """Groups of ragged sizes; turn k is answered by an observation with ``keeps[k]``; some episodes end early."""
     groups = []
     for p in range(prompts):
         start = prompt(p)
@@ -178,8 +178,8 @@ def test_contexts_of_one_prompt_are_encoded_once(family, policy):
 
 
 def test_an_observation_is_encoded_once_though_several_rows_show_it(family, policy):
-    """Turn 1 is answered by an image. The answer to turn 2 keeps two turns, so turn 3 has a row of its own, which begins
-    with turn 1 and shows that image again. With the prompt's image two are encoded in all."""
+    """Turn 1 is answered by an image. The answer to turn 2 keeps two turns, so turn 3 has a row of its own, which
+    begins with turn 1 and shows that image again. With the prompt's image two are encoded in all."""
     start = prompt(0)
     trajectory = Trajectory(start)
     no = Text("no")

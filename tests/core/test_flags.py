@@ -98,7 +98,7 @@ def test_everything_that_can_be_set_is_listed_with_value_and_meaning():
     [
         ("wings", "3", "there is no option --wings; did you mean --cages.first.wings?"),
         ("xyzzy", "3", "there is no option --xyzzy; see --help for all options"),
-        ("opening", "8 18 20", r"opening: expected tuple\[int, int\], got \[8, 18, 20\]"),
+        ("opening", "8 18 20", "opening: expected tuple"),
         ("star.class", "Brid", "there is no class 'Brid'; did you mean Bird?"),
         ("star.class", "Animal Bird", "--star.class takes one class, got Animal Bird"),
         ("name", "", "--name needs a value: STR"),

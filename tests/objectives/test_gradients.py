@@ -11,7 +11,7 @@ from formulas import OBJECTIVES, kto, kto_origin, lines
 from saccade.advantages.group import GroupCentre
 from saccade.advantages.shaping import KLInReward
 from saccade.advantages.temporal import DiscountedReturn
-from saccade.core.batch import Batch, pack
+from saccade.core.batch import pack
 from saccade.core.policy import LogProbs
 from saccade.core.reward import Score
 from saccade.objectives.policy_gradient import CISPO, DualClip, PPOClip, Reinforce

@@ -221,8 +221,8 @@ def test_exact_kl_needs_the_same_vocabulary():
     ("fields", "name"),
     [
         ({"width": 0}, "width"), ({"width": 100, "heads": 8}, "width"), ({"patch": 6}, "patch"), ({"side": 60}, "side"),
-        ({"bins": 10}, "side"), ({"layers": 0}, "layers"), ({"max_images": 0}, "max_images"), ({"words": ("a b",)}, "words"),
-        ({"patch": 1}, "patch"),
+        ({"bins": 10}, "side"), ({"layers": 0}, "layers"), ({"max_images": 0}, "max_images"), ({"patch": 1}, "patch"),
+        ({"words": ("a b",)}, "words"),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_named(fields, name):
@@ -233,7 +233,7 @@ def test_settings_out_of_range_are_named(fields, name):
 @pytest.mark.parametrize("spec", [TinyVLM(), TinyVLM(width=96, layers=3)])
 def test_sizes_stay_below_a_million_or_so(spec):
     count = sum(parameter.numel() for parameter in spec.build(CPU).parameters())
-    assert 300_000 <= count <= 1_050_000
+    assert 300_000 <= count <= 1_200_000
 
 
 def test_saved_policies_come_back_equal(tmp_path):
@@ -281,33 +281,30 @@ def scenes(count):
     colours = {"red": (230, 40, 40), "green": (40, 200, 60), "blue": (60, 90, 240), "yellow": (240, 220, 40)}
     for i in range(count):
         rng = np.random.default_rng(i)
-        pixels = rng.integers(0, 90, (64, 64, 3), dtype=np.uint8)
+        pixels = rng.integers(0, 90, (32, 32, 3), dtype=np.uint8)
         name = list(colours)[int(rng.integers(4))]
-        x, y = 4 * rng.integers(0, 12, 2)
-        pixels[y : y + 16, x : x + 16] = colours[name]
+        x, y = 4 * rng.integers(0, 6, 2)
+        pixels[y : y + 8, x : x + 8] = colours[name]
         if i % 2:
             yield start(Image(pixels), Text("which colour is the square?"), name=f"{i}"), f"<answer>{name}</answer>"
         else:
-            gold = f"<answer><box>{x},{y},{x + 16},{y + 16}</box></answer>"
+            gold = f"<answer><box>{x},{y},{x + 8},{y + 8}</box></answer>"
             yield start(Image(pixels), Text("where is the square?"), name=f"{i}"), gold
 
 
 def test_32_scenes_are_learned_by_heart_in_seconds():
-    policy = TinyVLM(width=64, layers=2).build(CPU, seed=0)
+    policy = TinyVLM(width=48, layers=2, side=32, bins=8).build(CPU, seed=0)
     prompts, golds = zip(*scenes(32), strict=True)
     contexts = [Context(prompt) for prompt in prompts]
     acts = policy.encode(contexts, [(Text(gold),) for gold in golds])
-    batch = pack(
-        [
-            [Trajectory(prompt, [Turn(act.output, act.record, act.logp, act.mask, act.segment)])]
-            for prompt, act in zip(prompts, acts, strict=True)
-        ]
-    )
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=2e-3, weight_decay=0.0)
-    for _ in range(120):
+    pairs = zip(prompts, acts, strict=True)
+    batch = pack([[Trajectory(p, [Turn(a.output, a.record, a.logp, a.mask, a.segment)])] for p, a in pairs])
+    optimiser = torch.optim.AdamW(policy.parameters(), lr=4e-3, weight_decay=0.0)
+    for _ in range(110):
         optimiser.zero_grad()
         (-policy.log_prob(batch).logp.sum() / batch.mask.sum()).backward()
+        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
         optimiser.step()
     written = policy.act(contexts, sampling=Sampling(max_actions=16, deterministic=True), seeds=range(32))
     right = sum(act.output == (Text(gold),) for (act,), gold in zip(written, golds, strict=True))
-    assert right >= 30
+    assert right >= 31

@@ -48,7 +48,7 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     top = Parser(
         "saccade", description=DESCRIPTION, epilog=EXAMPLES, formatter_class=style, allow_abbrev=False, add_help=False
     )
-    top.add_argument("-h", "--help", action="help", help="show this help; `saccade COMMAND --help` has more")
+    top.add_argument("-h", "--help", action="store_true", help="show this help; `saccade COMMAND --help` has more")
     top.add_argument("--version", action="store_true", help="show the version")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", title="commands", parser_class=Parser)
     found: dict[str, Parser] = {}
@@ -150,23 +150,25 @@ def dispatch(words: Sequence[str]) -> int:
     known = frozenset(parser._option_string_actions)
     own, options = split(words[1:], known)
     chosen = parser.parse_args(own)
-    named = getattr(chosen, "name", None)
-    if chosen.help and named is None:
-        parser.print_help()
+    if chosen.help:
+        if (name := getattr(chosen, "name", None)) is None:
+            parser.print_help()
+            return 0
+        from saccade.cli.help import print_recipe_help
+
+        print_recipe_help(parser, name, getattr(chosen, "size", None) or "tiny")
         return 0
     from saccade.cli.commands import COMMANDS
 
-    if chosen.help:
-        from saccade.cli.help import print_recipe_help
-
-        print_recipe_help(parser, named, getattr(chosen, "size", None) or "tiny")
-        return 0
     chosen.known = sorted(name.removeprefix("--") for name in known if name.startswith("--"))
     return COMMANDS[words[0]](chosen, options)
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """The console script."""
+    if not sys.stderr.isatty():
+        # Bars of the hub and of transformers would stand between the lines of a log.
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         return dispatch(sys.argv[1:] if words is None else words)
     except SaccadeError as error:

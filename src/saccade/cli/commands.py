@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shutil
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping
@@ -71,6 +72,7 @@ def train(chosen: Namespace, given: Given) -> int:
     device = _device(chosen)
     name, recipe, folder = _run_of(chosen, given)
     going = chosen.resume and (folder / "config.yaml").exists()
+    fresh = not folder.exists()
     out = _terminal()
     out.print(f"{'Going on with' if going else 'Training'} {name} in {folder}", soft_wrap=True)
     with Console(lambda one: _phase(name, recipe, one), out) as console:
@@ -89,6 +91,11 @@ def train(chosen: Namespace, given: Given) -> int:
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"go on with: saccade train --resume --out {folder}") from None
+        except (SaccadeError, OSError):
+            # A mistake that shows in the first step must not block the folder for the corrected command.
+            if fresh and checkpoint.latest(folder / "checkpoints") is None:
+                shutil.rmtree(folder, ignore_errors=True)
+            raise
     changes = compare(outcome.before.estimates, outcome.before.rows, outcome.after.estimates, outcome.after.rows)
     save_changes(folder / "comparison.json", changes)
     _keep_rollouts(folder, recipe, {"before": outcome.before, "after": outcome.after})
@@ -170,9 +177,7 @@ def evaluate_run(chosen: Namespace, given: Given) -> int:
     else:
         policy, reference = original.policy.build(device, fold_in(original.train.seed, "policy")), None
     checkpoint.load_weights(policy, load_file(found / "policy.safetensors"), str(found))
-    report = evaluate(
-        Models(policy, reference), recipe.evaluation, recipe.env, recipe.rewards, seed=recipe.train.seed
-    )
+    report = evaluate(Models(policy, reference), recipe.evaluation, recipe.env, recipe.rewards, seed=recipe.train.seed)
     shown = Table("held-out metric", "value", "n", box=None, pad_edge=False, header_style="bold")
     for name, estimate in report.estimates.items():
         shown.add_row(name, plus_minus(estimate), str(estimate.n))

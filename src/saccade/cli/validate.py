@@ -71,7 +71,8 @@ def capabilities(recipe: Recipe) -> str:
     for name in recipe.stages:
         check_capabilities(recipe.staged(name), policy)
     trained = sum(p.numel() for p in policy.parameters() if p.requires_grad)
-    return f"{type(policy).__name__} with {trained:,} trained weights; needs {', '.join(sorted(recipe.needs)) or 'nothing'}"
+    needs = ", ".join(sorted(recipe.needs)) or "nothing"
+    return f"{type(policy).__name__} with {trained:,} trained weights; needs {needs}"
 
 
 def environment(recipe: Recipe) -> str:
@@ -151,9 +152,13 @@ def one_step(recipe: Recipe) -> str:
         run_training(replace(one, train=budget, stages={}), Run(observers=[records]), policy=policy)
         record = records.found[0]
         if records.trained == 0:
-            unscored = {key.split("/")[1]: value for key, value in record.items() if key.endswith("/unscored") and value}
+            unscored = {
+                key.split("/")[1]: value for key, value in record.items() if key.endswith("/unscored") and value
+            }
             why = ", ".join(f"reward {key} leaves {value:.0%} unscored" for key, value in unscored.items())
-            raise ContractError(f"{name}: none of {records.seen} trajectories can be learned from; {why or 'all masked'}")
+            raise ContractError(
+                f"{name}: none of {records.seen} trajectories can be learned from; {why or 'all masked'}"
+            )
         norm = record["policy/grad_norm"]
         if not all(torch.isfinite(p).all() for p in policy.parameters()):
             raise ContractError(f"{name}: a weight is not finite after one step")

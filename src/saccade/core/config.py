@@ -1,4 +1,4 @@
-"""Frozen dataclasses to and from plain data, strictly: unknown names, wrong types and bad values raise ``ConfigError``."""
+"""Frozen dataclasses to and from plain data, strictly: a wrong name, type or value raises ``ConfigError``."""
 
 from __future__ import annotations
 
@@ -197,7 +197,7 @@ def _check(value: Any, hint: Any, path: str) -> Any:
 
 
 def _fit(value: Any, hint: Any) -> tuple[Any, bool]:
-    """The value as this type, and whether it fits. Ints fit floats; text in float notation fits floats (YAML's 1e-4)."""
+    """The value as this type, and whether it fits. Ints and text in float notation (YAML's 1e-4) fit floats."""
     origin = typing.get_origin(hint)
     if hint is Any or isinstance(hint, typing.TypeVar):
         return value, True

@@ -1,7 +1,7 @@
 """Dotted options of the command line: what there is to set in a value, and the changes that some options ask for.
 
-``--train.steps 3 --rewards.iou.weight 2`` are the keys of ``config.overlay``; values are read as the setting's type wants
-them. A class is exchanged with ``--objective.pg.class GSPO``, an entry removed with ``--objective.kl None``.
+``--train.steps 3 --rewards.iou.weight 2`` are the keys of ``config.overlay``; values are read as the setting's type
+wants them. A class is exchanged with ``--objective.pg.class GSPO``, an entry removed with ``--objective.kl None``.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import typing
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 from saccade.core import config
@@ -131,10 +132,12 @@ def _own_docs(kind: type) -> dict[str, str]:
         return {}  # no source, as for classes made at run time
     found: dict[str, str] = {}
     body = typing.cast(ast.ClassDef, tree.body[0]).body
-    for field, text in zip(body, body[1:], strict=False):
-        named = isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
-        if named and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
-            found[field.target.id] = " ".join(str(text.value.value).split())
+    for field, text in pairwise(body):
+        match field, text:
+            case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(doc))):
+                found[name] = " ".join(doc.split())
+            case _:
+                continue
     return found
 
 
@@ -208,7 +211,9 @@ def read_words(words: Sequence[str], hint: Any, path: str) -> Any:
     word = words[0]
     if word == "None":
         return None
-    named = [arg for option in options if typing.get_origin(option) is typing.Literal for arg in typing.get_args(option)]
+    named = [
+        arg for option in options if typing.get_origin(option) is typing.Literal for arg in typing.get_args(option)
+    ]
     if word in named or str in options:
         return word
     return _plain(path, words)

@@ -65,6 +65,7 @@ class KLDrift(ActionMean):
         CapabilityError: the recipe has no reference policy.
     """
 
+    needs_reference: ClassVar[bool] = True
     estimator: Estimator = K3()
 
     def per_action(self, batch: Batch, models: Models) -> Float[Tensor, "N T"]:

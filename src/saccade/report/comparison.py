@@ -59,12 +59,22 @@ def load_changes(path: Path) -> list[Change]:
     if not path.exists():
         return []
     plain: dict[str, Any] = json.loads(path.read_text())
-    return [Change(name, **{key: _estimate(value) for key, value in entry.items()}) for name, entry in plain.items()]
+    return [
+        Change(
+            name,
+            _estimate(entry["before"]),
+            _estimate(entry["after"]),
+            None if entry["difference"] is None else _estimate(entry["difference"]),
+        )
+        for name, entry in plain.items()
+    ]
 
 
 def change_table(changes: Sequence[Change]) -> Table:
     """For the terminal."""
-    table = Table("held-out metric", "before", "after", "difference", "z", box=None, pad_edge=False, header_style="bold")
+    table = Table(
+        "held-out metric", "before", "after", "difference", "z", box=None, pad_edge=False, header_style="bold"
+    )
     for change in changes:
         table.add_row(change.name, *cells(change))
     return table
@@ -92,8 +102,6 @@ def _plain(estimate: Mapping[str, float] | None) -> dict[str, float | None] | No
     return {key: value if math.isfinite(value) else None for key, value in estimate.items()}
 
 
-def _estimate(plain: Mapping[str, float | None] | None) -> Estimate | None:
-    if plain is None:
-        return None
-    value, stderr = (math.nan if plain[key] is None else plain[key] for key in ("value", "stderr"))
-    return Estimate(value, stderr, int(plain["n"] or 0))
+def _estimate(plain: Mapping[str, float | None]) -> Estimate:
+    value, stderr, n = (math.nan if (found := plain[key]) is None else found for key in ("value", "stderr", "n"))
+    return Estimate(value, stderr, int(n))

@@ -58,7 +58,9 @@ def series(records: Sequence[Mapping[str, float]], name: str) -> Series:
     rows = [r for r in records if name in r and math.isfinite(r[name])]
     with_errors = name.startswith("eval/") and all(f"{name}/stderr" in r for r in rows)
     errors = [r[f"{name}/stderr"] for r in rows] if with_errors else []
-    return Series(name.removeprefix("reward/").removeprefix("loss/"), [r["step"] for r in rows], [r[name] for r in rows], errors)
+    return Series(
+        name.removeprefix("reward/").removeprefix("loss/"), [r["step"] for r in rows], [r[name] for r in rows], errors
+    )
 
 
 def smooth(values: Sequence[float], weight: float = 0.9) -> list[float]:
@@ -88,7 +90,9 @@ def svg(plot: Plot) -> str:
     def y(value: float) -> float:
         return HEIGHT - BOTTOM - (value - y_low) / (y_high - y_low) * (HEIGHT - TOP - BOTTOM)
 
-    out = [f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(plot.title, quote=True)}">']
+    out = [
+        f'<svg class="plot" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(plot.title, quote=True)}">'
+    ]
     for tick in ticks:
         out.append(f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
         out.append(f'<text class="tick" x="{LEFT - 5}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:.6g}</text>')
@@ -100,7 +104,9 @@ def svg(plot: Plot) -> str:
             out.append(_line(f"line {colour}", [(x(a), y(b)) for a, b in zip(s.steps, s.values, strict=True)]))
             for step, (value, error) in zip(s.steps, _with_errors(s), strict=True):
                 up, down = y(value + error), y(value - error)
-                out.append(f'<line class="line {colour}" x1="{x(step):.1f}" x2="{x(step):.1f}" y1="{up:.1f}" y2="{down:.1f}"/>')
+                out.append(
+                    f'<line class="line {colour}" x1="{x(step):.1f}" x2="{x(step):.1f}" y1="{up:.1f}" y2="{down:.1f}"/>'
+                )
                 out.append(f'<circle class="dot {colour}" cx="{x(step):.1f}" cy="{y(value):.1f}" r="2.6"/>')
         else:
             points = list(zip(s.steps, s.values, smooth(s.values), strict=True))

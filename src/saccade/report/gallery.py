@@ -1,4 +1,4 @@
-"""``gallery.html``: rollouts with their pictures, boxes, tool turns and rewards, in one file that needs nothing else."""
+"""``gallery.html``: rollouts with pictures, boxes, tool turns and rewards, in one file that needs nothing else."""
 
 from __future__ import annotations
 
@@ -215,7 +215,7 @@ class _Page:
             if "text" in part:
                 out.append(f"<pre>{escape(part['text']) or '<i>nothing</i>'}</pre>")
                 continue
-            frames = part["video"] if "video" in part else [part]
+            frames = part.get("video", [part])
             drawn: list[str] = []
             for frame in frames:
                 drawn.append(self._picture(frame, *marks))
@@ -290,7 +290,8 @@ h4{margin:0 0 8px;font-size:13px;text-transform:uppercase;letter-spacing:.06em;c
 .sub,.notes{color:var(--soft);font-size:13px;margin:4px 0}.notes{font-size:12px;overflow-wrap:anywhere}
 .store{position:absolute}b.gold{color:var(--gold)}b.said{color:var(--said)}
 table{border-collapse:collapse}.changes th,.changes td{padding:5px 22px 5px 0;border-bottom:1px solid var(--rule);
-text-align:left;font-variant-numeric:tabular-nums;white-space:nowrap}.changes thead th{color:var(--soft);font-weight:500}
+text-align:left;font-variant-numeric:tabular-nums;white-space:nowrap}.changes thead th{color:var(--soft);
+font-weight:500}
 .plots{display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:14px}
 figure{margin:0;padding:10px 12px 4px;background:var(--card);border:1px solid var(--rule);border-radius:8px}
 figcaption{font-weight:600;font-size:13px}.keys{display:flex;flex-wrap:wrap;gap:2px 12px;font-size:12px}
@@ -305,19 +306,23 @@ border:1px solid var(--rule);border-radius:10px}
 .columns{display:grid;gap:18px;align-content:start}.columns.n2{grid-template-columns:1fr 1fr}
 .columns>div+div{border-left:1px solid var(--rule);padding-left:18px}
 .rollouts{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
-.rollout{min-width:0;font-size:13px}.columns:not(.n2) .rollout{padding:8px;border:1px solid var(--rule);border-radius:8px}
+.rollout{min-width:0;font-size:13px}
+.columns:not(.n2) .rollout{padding:8px;border:1px solid var(--rule);border-radius:8px}
 .picture,.frames{margin:6px 0}.frames{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}
 .pic{display:block;width:100%;max-height:420px;overflow:visible}.rollout .pic{max-width:200px}
 rect{fill:none}.gold{stroke:var(--gold);stroke-width:4}.said{stroke:var(--said);stroke-width:1.8}
 .tried{stroke:var(--said);stroke-width:1.4;stroke-dasharray:3 3}
 pre{margin:4px 0;padding:5px 7px;background:var(--code);border-radius:5px;white-space:pre-wrap;overflow-wrap:anywhere;
-font:12px/1.45 ui-monospace,monospace;max-height:260px;overflow:auto}code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}
+font:12px/1.45 ui-monospace,monospace;max-height:260px;overflow:auto}
+code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}
 .prompt>pre{font:14px/1.45 system-ui,sans-serif}dl{margin:8px 0 0;font-size:12px}dt{color:var(--soft)}dd{margin:0 0 4px}
 .answer{margin:4px 0 8px 10px;padding-left:8px;border-left:2px solid var(--rule)}
 .turn,.stop{display:inline-block;font-size:11px;color:var(--soft);margin-right:8px}.stop{color:var(--said)}
-.sum{display:flex;justify-content:space-between;font-variant-numeric:tabular-nums}.up{color:var(--gold)}.down{color:var(--said)}
+.sum{display:flex;justify-content:space-between;font-variant-numeric:tabular-nums}
+.up{color:var(--gold)}.down{color:var(--said)}
 .scores{width:100%;font-size:12px;margin-top:4px;font-variant-numeric:tabular-nums}
-.scores td{padding:1px 8px 1px 0;color:var(--soft);vertical-align:top}.scores td:nth-child(2){color:var(--ink);font-weight:600}
+.scores td{padding:1px 8px 1px 0;color:var(--soft);vertical-align:top}
+.scores td:nth-child(2){color:var(--ink);font-weight:600}
 .unpaid{opacity:.75}i{color:var(--soft)}
 @media(max-width:760px){article,.columns.n2{grid-template-columns:1fr}.columns>div+div{border:0;padding:0}}
 """

@@ -25,7 +25,7 @@ from saccade.report.snapshot import Pictures, snapshot
 def line(step: int, values: Mapping[str, float]) -> str:
     """One line of a log: a JSON object with sorted keys; numbers that are not finite are null."""
     plain = {key: value if math.isfinite(value) else None for key, value in values.items()}
-    return json.dumps({"step": step, **plain}, sort_keys=True) + "\n"
+    return json.dumps({**plain, "step": step}, sort_keys=True) + "\n"
 
 
 def read_log(path: Path) -> list[dict[str, float]]:
@@ -81,7 +81,7 @@ class MetricsLog:
 
     def step(self, state: TrainState, batch: Batch, record: Mapping[str, float], seconds: Mapping[str, float]) -> None:
         _append(self.path, line(state.step, record))
-        _append(self.times, line(state.step, seconds))
+        _append(self.times, line(state.step, {f"seconds/{key}": value for key, value in seconds.items()}))
 
     def evaluation(self, step: int, flat: Mapping[str, float]) -> None:
         """Add what an evaluation after ``step`` steps found."""
@@ -220,12 +220,12 @@ class TensorBoardLog:
         with self._metrics.open("rb") as file:
             file.seek(self._position)
             data = file.read()
-        done = 0
-        for done, record in _records(data):
+        start = self._position
+        for end, record in _records(data):
             for key, value in record.items():
                 if key != "step" and value is not None:
                     self._writer.add_scalar(key, value, record["step"])
-        self._position += done
+            self._position = start + end
 
 
 class RolloutLog:

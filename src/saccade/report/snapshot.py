@@ -20,6 +20,8 @@ Box = tuple[float, float, float, float]
 
 LONGEST_TEXT = 20_000
 """Characters of one text part that are kept and searched for boxes."""
+SHORT = 300
+"""Characters of a target or a note that are kept."""
 MOST_BOXES = 16
 MOST_FRAMES = 8
 """Frames of a video that are kept, evenly spaced."""
@@ -148,7 +150,9 @@ def _boxes_in(value: Any, depth: int) -> list[Box]:
     if isinstance(value, str):
         return boxes(value)
     if isinstance(value, Mapping):
-        return [box for item in value.values() for box in _boxes_in(item, depth - 1)] if depth else []
+        # Other fields may tell of boxes that are not asked for.
+        named = [item for key, item in value.items() if "box" in str(key).lower()] or [value.get("answer")]
+        return [box for item in named for box in _boxes_in(item, depth - 1)] if depth else []
     if not isinstance(value, list | tuple | np.ndarray) or not depth:
         return []
     items = list(value)
@@ -160,4 +164,4 @@ def _boxes_in(value: Any, depth: int) -> list[Box]:
 
 def _short(value: Any) -> str:
     text = value if isinstance(value, str) else repr(value)
-    return text if len(text) <= 400 else text[:399] + "…"
+    return text if len(text) <= SHORT else text[: SHORT - 1] + "…"

@@ -13,6 +13,8 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2_5_VLConfig,
     Qwen2_5_VLForConditionalGeneration,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     SmolVLMConfig,
@@ -25,7 +27,7 @@ from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImag
 
 ARCHITECTURES = ("qwen2_5_vl", "qwen3_vl", "idefics3")
 """The architectures that the library is checked on."""
-OTHERS = ("smolvlm", "llava")
+OTHERS = ("qwen2_vl", "smolvlm", "llava")
 """Built as well; they share most code with the above."""
 
 QWEN_SPECIALS = ("<|im_start|>", "<|im_end|>", "<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
@@ -141,6 +143,20 @@ def qwen2_5_vl(seed: int):
     return Qwen2_5_VLForConditionalGeneration(config), tokenizer, processor
 
 
+def qwen2_vl(seed: int):
+    tokenizer = train_tokenizer(QWEN_SPECIALS, "<|im_end|>", QWEN_TEMPLATE)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+    config = Qwen2VLConfig(
+        text_config={**text_sizes(tokenizer), "rope_parameters": rope},
+        vision_config=dict(depth=2, embed_dim=32, hidden_size=48, num_heads=2, mlp_ratio=2, patch_size=8),
+        tie_word_embeddings=True,
+        **qwen_ids(tokenizer),
+    )
+    torch.manual_seed(seed)
+    processor = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64})
+    return Qwen2VLForConditionalGeneration(config), tokenizer, processor
+
+
 def qwen3_vl(seed: int):
     tokenizer = train_tokenizer(QWEN_SPECIALS, "<|im_end|>", QWEN_TEMPLATE)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
@@ -202,7 +218,7 @@ def llava(seed: int):
             model_type="clip_vision_model", hidden_size=32, intermediate_size=48, num_hidden_layers=3,
             num_attention_heads=2, image_size=32, patch_size=8, projection_dim=32,
         ),
-        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        image_token_index=tokenizer.get_vocab()["<image>"],
         tie_word_embeddings=True,
     )  # fmt: skip
     torch.manual_seed(seed)
@@ -210,4 +226,4 @@ def llava(seed: int):
     return LlavaForConditionalGeneration(config), tokenizer, processor
 
 
-BUILDERS = {"qwen2_5_vl": qwen2_5_vl, "qwen3_vl": qwen3_vl, "idefics3": idefics3, "smolvlm": smolvlm, "llava": llava}
+BUILDERS = {make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm, llava)}

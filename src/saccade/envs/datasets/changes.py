@@ -1,10 +1,10 @@
 """Two pictures of four handwritten digits, before and after: what changed?
 
-Each digit stands in its own quarter of the picture, numbered in reading order, and has a colour and a size. One to three
-of these eight attributes differ in the second picture; the answer names them in order as ``object.attribute.value`` with
-the new value: ``2.colour.red, 3.size.large`` (the triples of STAR-R1, arXiv:2505.15804). The second picture is taken from
-slightly elsewhere (all digits are shifted by one pixel or none) and has its own noise. Training and test tasks use
-different digit pictures.
+Each digit stands in its own quarter of the picture, numbered in reading order, and has a colour and a size. One to
+three of these eight attributes differ in the second picture; the answer names them in order as
+``object.attribute.value`` with the new value: ``2.colour.red, 3.size.large`` (the triples of STAR-R1,
+arXiv:2505.15804). The second picture is taken from slightly elsewhere (all digits are shifted by one pixel or none) and
+has its own noise. Training and test tasks use different digit pictures.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ WORDS = ("changed", "colour", "same", "size", "what", *SIZES, *canvas.PALETTE)
 class ChangedScenes(Tasks):
     """Task i depends on (seed, part, i) and the settings only.
 
-    ``Task.target["answer"]`` is the list of triples as text. ``Task.info`` holds the looks of the four digits, ``before``
-    and ``after``. The gold output compares digit by digit, ``1 red red same small large changed, ...``, before it answers.
+    ``Task.target["answer"]`` is the list of triples as text. ``Task.info`` holds the looks of the four digits,
+    ``before`` and ``after``. The gold output compares digit by digit, ``1 red red same small large changed, ...``,
+    before it answers.
     """
 
     count: int = 4096
@@ -95,7 +96,9 @@ class ChangedScenes(Tasks):
         spots = [(dice.whole(-room // 2, room // 2), dice.whole(-room // 2, room // 2)) for _ in range(4)]
         pictures: list[Image] = []
         for looks, shift in ((before, 0), (after, dice.below(2))):
-            painted = behind + np.float32(self.noise) * dice.generator.random((self.side, self.side, 1), dtype=np.float32)
+            painted = behind + np.float32(self.noise) * dice.generator.random(
+                (self.side, self.side, 1), dtype=np.float32
+            )
             for i, (look, which, (dx, dy)) in enumerate(zip(looks, stamps, spots, strict=True)):
                 size = round(half * SIZES[look["size"]])
                 free = half - size

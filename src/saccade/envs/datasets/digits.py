@@ -10,6 +10,9 @@ Training and test tasks use different digit pictures. Kinds of question:
 - sum: "sum of red and blue?" ``13``
 - change: two scenes, "what changed?" ``2.colour.red, 3.size.large``: the number of the digit (1 top left, 2 top right,
   3 bottom left, 4 bottom right), what changed, and the new value (the triples of STAR-R1, arXiv:2505.15804)
+- describe: "describe the digits" ``red 8, blue 1``: colour and value of every digit, in reading order
+- crowd: nine digits of one value, "what digit is everywhere?" ``7``: no question is easier to answer, because every part
+  of the picture shows it; it teaches a fresh network what digits look like
 - clip: four frames, "which way does the red digit move?" ``left``; "which digit is last?" ``7``
 """
 
@@ -31,8 +34,8 @@ from saccade.envs.datasets.canvas import PALETTE
 from saccade.envs.datasets.dice import Dice
 from saccade.envs.datasets.glyphs import Glyphs, glyphs, indices
 
-Kind = Literal["read", "count", "locate", "compare", "sum", "change", "clip"]
-KINDS: tuple[Kind, ...] = ("read", "count", "locate", "compare", "sum", "change", "clip")
+Kind = Literal["read", "count", "locate", "compare", "sum", "change", "describe", "crowd", "clip"]
+KINDS: tuple[Kind, ...] = ("read", "count", "locate", "compare", "sum", "change", "describe", "crowd", "clip")
 WAYS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 SIZES = ("small", "large")
 FRAMES = 4
@@ -45,6 +48,8 @@ QUESTIONS = {
     "compare": "which number is larger, {a} or {b}?",
     "sum": "sum of {a} and {b}?",
     "change": "what changed?",
+    "describe": "describe the digits",
+    "crowd": "what digit is everywhere?",
     "clip way": "which way does the {a} digit move?",
     "clip last": "which digit is last?",
 }
@@ -139,6 +144,8 @@ class DigitScenes(Tasks):
             "compare": self._compare,
             "sum": self._sum,
             "change": self._change,
+            "describe": self._describe,
+            "crowd": self._crowd,
             "clip": self._clip,
         }[kind]
         prompt, answer, details = make(dice)
@@ -221,6 +228,25 @@ class DigitScenes(Tasks):
         prompt = (*pictures, Text(QUESTIONS["change"]))
         return prompt, answer, {**_details(scenes[1]), "triples": triples}
 
+    def _describe(self, dice: Dice) -> tuple[Content, str, dict[str, Any]]:
+        scene = sorted(self._scene(dice), key=self._reading_order)
+        answer = ", ".join(f"{one.colour} {one.digit}" for one in scene)
+        return self._asking(dice, scene, "describe"), answer, _details(scene)
+
+    def _crowd(self, dice: Dice) -> tuple[Content, str, dict[str, Any]]:
+        x1, y1, x2, y2 = self._area
+        wide, high = (x2 - x1) // 3, (y2 - y1) // 3
+        value = dice.below(10)
+        scene: list[Placed] = []
+        for k in range(9):
+            x, y = x1 + k % 3 * wide, y1 + k // 3 * high
+            one = self._digit(dice, (x, y, x + wide, y + high), dice.choose(self._colours), value, most=min(wide, high))
+            scene.append(one)
+        return self._asking(dice, scene, "crowd"), str(value), _details(scene)
+
+    def _reading_order(self, one: Placed) -> tuple[bool, int]:
+        return one.y + one.size / 2 > self.side / 2, one.x
+
     def _clip(self, dice: Dice) -> tuple[Content, str, dict[str, Any]]:
         return self._moving(dice) if dice.below(2) else self._replaced(dice)
 
@@ -286,9 +312,12 @@ class DigitScenes(Tasks):
         a, b = self.side // 2 - 1, self.side // 2 + 1
         return [(x1, y1, a, a), (b, y1, x2, a), (x1, b, a, y2), (b, b, x2, y2)]
 
-    def _digit(self, dice: Dice, cell: tuple[int, int, int, int], colour: str, value: int | None = None) -> Placed:
+    def _digit(
+        self, dice: Dice, cell: tuple[int, int, int, int], colour: str, value: int | None = None, most: int = 10**6
+    ) -> Placed:
         x1, y1, x2, y2 = cell
-        size = dice.whole(*self._sizes)
+        small, large = self._sizes
+        size = dice.whole(small, min(large, most))
         digit = dice.below(10) if value is None else value
         which = dice.choose(indices(self.part)[digit])
         red, green, blue = PALETTE[colour]

@@ -11,8 +11,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from saccade.core.content import Text
 from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError
@@ -115,9 +113,3 @@ class FramedDigits(Tasks):
         scale = self.side // self.view
         x1, y1, x2, y2 = box
         return x1 // scale, y1 // scale, -(-x2 // scale), -(-y2 // scale)
-
-
-def chance_gaze(task: Task, random: np.random.Generator) -> tuple[tuple[Text], tuple[Text]]:
-    """Outputs of someone who looks into a frame chosen by chance and reports what stands there."""
-    _, box, digit = task.info["frames"][int(random.integers(len(task.info["frames"])))]
-    return look(box), read(digit)

@@ -42,7 +42,7 @@ class HFVisionLanguage(PolicySpec):
     freeze_vision: bool = False
     """Train neither the image encoder nor adapters in it."""
     rows: int = 64
-    """Most sequences decoded at once; bounds the memory of key-value caches."""
+    """Most sequences decoded at once, contexts whole; bounds the memory of key-value caches."""
 
     def __post_init__(self) -> None:
         if not self.model:

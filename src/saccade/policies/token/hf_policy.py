@@ -114,17 +114,11 @@ class HFVisionLanguagePolicy(Policy):
         where = (rows.trajectory[trained].to(self.device), rows.column[trained].to(self.device))
         columns = self._score(states, rows.token[trained], rows.temperature[trained], need, reference)
 
-        def table(name: str) -> Tensor | None:
-            values = columns.get(name)
-            return (
-                None
-                if values is None
-                else values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
-            )
-
-        logp = table("logp")
-        assert logp is not None
-        return LogProbs(logp, table("entropy"), table("kl"), distribution=table("distribution"))
+        tables: dict[str, Any] = {
+            name: values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
+            for name, values in columns.items()
+        }
+        return LogProbs(**tables)
 
     def encode(self, contexts: Sequence[Context], outputs: Sequence[Content]) -> list[Act]:
         acts: list[Act] = []

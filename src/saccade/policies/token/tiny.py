@@ -35,10 +35,10 @@ class TinyVLM(PolicySpec):
     Boxes and points are in pixels of an image of ``side`` by ``side``; other images are resized to it.
     """
 
-    width: int = 128
-    layers: int = 4
+    width: int = 96
+    layers: int = 3
     heads: int = 4
-    patch: int = 8
+    patch: int = 16
     """Pixels along the side of one visual token; a power of two."""
     side: int = 64
     """Height and width in pixels of the images the network sees."""

@@ -59,25 +59,49 @@ class Slots(Memory):
         self.k, self.v = self.k[index], self.v[index]
 
 
+class Residual(nn.Module):
+    """A 3x3 convolution beside the identity. Normalised: without it the signal fades before it reaches the words."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(8, channels)
+        self.convolution = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Float[Tensor, "I C H W"]) -> Float[Tensor, "I C H W"]:
+        return x + self.convolution(F.gelu(self.norm(x)))
+
+
 class Stem(nn.Module):
-    """Pixels to visual tokens: one strided convolution for each halving down to one position per patch."""
+    """Pixels to visual tokens: convolutions at a quarter of the resolution, pooled over each patch.
+
+    A token holds the strongest response of every detector in a window of two patches a side (what is there: an object
+    on the border of two patches is whole in one window) and a few channels of its own patch in full (where it is).
+    """
 
     def __init__(self, width: int, patch: int, side: int) -> None:
         super().__init__()
-        halvings = patch.bit_length() - 1
-        channels = [3, *(max(16, width >> (halvings - 1 - i)) for i in range(halvings))]
-        layers: list[nn.Module] = []
-        for i in range(halvings):
-            layers += [nn.Conv2d(channels[i], channels[i + 1], 3, stride=2, padding=1), nn.GELU()]
-            if i == halvings - 2:
-                layers += [nn.Conv2d(channels[i + 1], channels[i + 1], 3, padding=1), nn.GELU()]
-        self.layers = nn.Sequential(*layers)
-        self.project = nn.Linear(channels[-1], width)
-        self.place = nn.Parameter(0.02 * torch.randn((side // patch) ** 2, width))
+        fine, coarse, exact = 32, 64, 16
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, fine, 3, stride=2, padding=1), nn.GroupNorm(8, fine), nn.GELU(),
+            nn.Conv2d(fine, coarse, 3, stride=min(2, patch // 2), padding=1), nn.GroupNorm(8, coarse), nn.GELU(),
+            Residual(coarse), nn.GroupNorm(8, coarse), nn.GELU(),
+        )  # fmt: skip
+        self.merge = max(1, patch // 4)
+        self.exact = nn.Conv2d(coarse, exact, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                # Without this the signal of the image fades before it reaches the words.
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                assert module.bias is not None, "convolutions have a bias by default"
+                nn.init.zeros_(module.bias)
+        self.project = nn.Linear(coarse + exact * self.merge**2, width)
+        self.place = nn.Parameter(0.3 * torch.randn((side // patch) ** 2, width))
 
     def forward(self, pixels: UInt8[Tensor, "I 3 H W"]) -> Float[Tensor, "I S D"]:
-        x = pixels.to(self.place.dtype) / 127.5 - 1
-        x = self.layers(x.contiguous(memory_format=torch.channels_last))
+        x = self.layers(pixels.to(self.place.dtype) / 127.5 - 1)
+        margin = self.merge // 2
+        what = F.max_pool2d(x, self.merge + 2 * margin, stride=self.merge, padding=margin)
+        x = torch.cat([what, F.pixel_unshuffle(self.exact(x), self.merge)], 1)
         return self.project(x.flatten(2).transpose(1, 2)) + self.place
 
 

@@ -2,18 +2,18 @@
 
 The policy sees a scene before and after and names what changed as triples ``object.attribute.value``.
 
-Mechanism: every predicted triple is paid for how far it is right (0.5 the object, 1.5 object and attribute, 5 all three);
-every wrong one costs 1 and so does every one fewer than there are changes, which makes naming everything as unprofitable
-as naming nothing. With the format reward of 0 or 1.
+Mechanism: every predicted triple is paid for how far it is right (0.5 the object, 1.5 object and attribute, 5 all
+three); every wrong one costs 1 and so does every one fewer than there are changes, which makes naming everything as
+unprofitable as naming nothing. With the format reward of 0 or 1.
 
-Without it: the same ladder and the same cost of naming too few, but wrong triples cost nothing (``wrong=0``). Naming every
-attribute of every object then earns the most, and the answers that are exactly right become rare.
+Without it: the same ladder and the same cost of naming too few, but wrong triples cost nothing (``wrong=0``). Naming
+every attribute of every object then earns the most, and the answers that are exactly right become rare.
 
 Differences: a change can be matched by one prediction only; in the paper predictions share a change, so that a second
-guess at the value of a changed attribute still earns 1.5 - 1. The tiny size has handwritten digits with colour and
-size in place of CLEVR-like solids with four attributes, and starts from a supervised warm-up on demonstrations
-whose answers are often wrong, because nothing is pretrained; the paper's first version has no supervised stage. Group
-size, clip range and KL coefficient of the base size are those common among its predecessors (inferred).
+guess at the value of a changed attribute still earns 1.5 - 1. The tiny size has handwritten digits with colour and size
+in place of CLEVR-like solids with four attributes, and starts from a supervised warm-up on demonstrations whose answers
+are often wrong, because nothing is pretrained; the paper's first version has no supervised stage. Group size, clip
+range and KL coefficient of the base size are those common among its predecessors (inferred).
 """
 
 from collections.abc import Sequence
@@ -91,7 +91,7 @@ def star_r1(size: Size = "tiny") -> Recipe:
     budget = Sampling(max_actions=2048 if base else 112)
     ladder = GradedLadder(field="answer", ladder=(0.5, 1.5, 5.0), wrong=1.0, missing=1.0)
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS)
-    imitation = Train(steps=400, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    imitation = Train(steps=800, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     warm_up = Stage(feed=Demonstrations(script=Careless()), objective={"nll": NLL()}, train=imitation, rewards={})
     return Recipe(
         policy=HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16") if base else tiny,
@@ -100,7 +100,7 @@ def star_r1(size: Size = "tiny") -> Recipe:
         average="trajectory",
         objective={"pg": PPOClip(low=0.2, high=0.2)},
         feed=OnPolicy(sampling=budget),
-        train=Train(steps=pick(size, tiny=80, base=1000), groups=8, group_size=8, lr=pick(size, tiny=1e-3, base=1e-6)),
+        train=Train(steps=pick(size, tiny=240, base=1000), groups=8, group_size=8, lr=pick(size, tiny=3e-4, base=1e-6)),
         stages={} if base else {"warm_up": warm_up},
         evaluation=Evaluation(
             sampling=Sampling(max_actions=budget.max_actions, deterministic=True),

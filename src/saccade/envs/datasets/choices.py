@@ -1,0 +1,106 @@
+"""Short clips of coloured handwritten digits and questions with several right answers: which colours appear?
+
+``which colours appear? A red B blue C white D green E yellow`` has the answer ``A,D``. Half of the questions are
+inverted, as TW-GRPO (arXiv:2505.24718) makes them from existing data: the question is negated, ``which colours do not
+appear?``, and the answer is the complement. Training and test tasks use different digit pictures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from saccade.core.content import Text, Video
+from saccade.core.environment import Split, Tasks
+from saccade.core.errors import ConfigError
+from saccade.core.random import numpy_generator
+from saccade.core.trajectory import Task
+from saccade.envs.datasets import canvas
+from saccade.envs.datasets.dice import Dice
+from saccade.envs.datasets.glyphs import glyphs, indices
+
+LETTERS = "ABCDEF"
+WORDS = ("appear", "colours", "do", "no", "not", "which", "yes", *LETTERS, *canvas.PALETTE)
+"""Every word of questions and answers."""
+
+
+@dataclass(frozen=True)
+class ColourChoices(Tasks):
+    """Task i depends on (seed, part, i) and the settings only.
+
+    ``Task.target["answer"]`` holds the right letters, ``A,D``: at least one is right and at least one is not. The gold
+    output judges every option, ``A yes B no ...`` (yes: it appears), before it answers.
+    """
+
+    count: int = 4096
+    options: int = 5
+    """Colours to choose from in each question."""
+    frames: int = 2
+    """Pictures of a clip. Every colour appears in one of them at least."""
+    side: int = 32
+    """Pixels a side of every picture."""
+    inverted: float = 0.5
+    """Share of negated questions."""
+    noise: float = 40.0
+    """Amplitude of the pixel noise, of 255."""
+    seed: int = 0
+    part: Split = "train"
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ConfigError(f"tasks.count must be >= 0, got {self.count}")
+        if not 2 <= self.options <= len(LETTERS):
+            raise ConfigError(f"tasks.options must be in [2, {len(LETTERS)}], got {self.options}")
+        if self.frames < 1 or 4 * self.frames < self.options:
+            raise ConfigError(f"tasks.frames must be >= tasks.options / 4, got {self.frames}")
+        if self.side < 24 or self.side % 2:
+            raise ConfigError(f"tasks.side must be even and >= 24, got {self.side}")
+        if not 0 <= self.inverted <= 1:
+            raise ConfigError(f"tasks.inverted must be in [0, 1], got {self.inverted}")
+        if not 0 <= self.noise <= 255:
+            raise ConfigError(f"tasks.noise must be in [0, 255], got {self.noise}")
+
+    def __len__(self) -> int:
+        return self.count
+
+    def split(self, name: Split) -> ColourChoices:
+        return replace(self, part=name)
+
+    def task(self, index: int) -> Task:
+        dice = Dice(numpy_generator(self.seed, "colour choices", self.part, index))
+        offered = dice.sample(tuple(canvas.PALETTE), self.options)
+        shown = set(dice.sample(offered, dice.whole(1, self.options - 1)))
+        inverted = dice.unit() < self.inverted
+        letters = LETTERS[: self.options]
+        right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]
+        listed = " ".join(f"{letter} {colour}" for letter, colour in zip(letters, offered, strict=True))
+        judged = " ".join(
+            f"{letter} {'yes' if colour in shown else 'no'}" for letter, colour in zip(letters, offered, strict=True)
+        )
+        question = f"which colours {'do not appear' if inverted else 'appear'}? {listed}"
+        answer = ",".join(right)
+        return Task(
+            id=f"choices/{self.part}/{self.seed}/{index}",
+            prompt=(self._clip(dice, sorted(shown)), Text(question)),
+            target={"answer": answer},
+            gold=((Text(f"<think>{judged}</think><answer>{answer}</answer>"),),),
+            info={"inverted": inverted, "shown": tuple(sorted(shown)), "offered": tuple(offered)},
+        )
+
+    def _clip(self, dice: Dice, colours: Sequence[str]) -> Video:
+        half = self.side // 2
+        size = round(half * 0.8)
+        own = indices(self.part)
+        behind = canvas.background(dice, self.side, self.side, clutter=0.0)
+        noise = np.float32(self.noise) * dice.generator.random((self.frames, self.side, self.side, 1), dtype=np.float32)
+        frames = behind + noise
+        places = dice.sample([(frame, cell) for frame in range(self.frames) for cell in range(4)], len(colours))
+        for (frame, cell), colour in zip(places, colours, strict=True):
+            x = (cell % 2) * half + dice.whole(0, half - size)
+            y = (cell // 2) * half + dice.whole(0, half - size)
+            which = dice.choose(own[dice.below(10)])
+            glyph = glyphs(size)
+            canvas.paste(frames[frame], glyph.ink[which], glyph.shade[which], x, y, canvas.PALETTE[colour])
+        return Video(np.stack([canvas.finished(frame) for frame in frames]))

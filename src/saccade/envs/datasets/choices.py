@@ -31,7 +31,7 @@ class ColourChoices(Tasks):
     """Task i depends on (seed, part, i) and the settings only.
 
     ``Task.target["answer"]`` holds the right letters, ``A,D``: at least one is right and at least one is not. The gold
-    output judges every option, ``A yes B no ...`` (yes: it appears), before it answers.
+    output lists the colours that appear and judges every option, ``red, A blue no B red yes ...``, before it answers.
     """
 
     count: int = 4096
@@ -77,15 +77,17 @@ class ColourChoices(Tasks):
         right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]
         listed = " ".join(f"{letter} {colour}" for letter, colour in zip(letters, offered, strict=True))
         judged = " ".join(
-            f"{letter} {'yes' if colour in shown else 'no'}" for letter, colour in zip(letters, offered, strict=True)
+            f"{letter} {colour} {'yes' if colour in shown else 'no'}"
+            for letter, colour in zip(letters, offered, strict=True)
         )
+        thought = f"{' '.join(sorted(shown))}, {judged}"
         question = f"which colours {'do not appear' if inverted else 'appear'}? {listed}"
         answer = ",".join(right)
         return Task(
             id=f"choices/{self.part}/{self.seed}/{index}",
             prompt=(self._clip(dice, sorted(shown)), Text(question)),
             target={"answer": answer},
-            gold=((Text(f"<think>{judged}</think><answer>{answer}</answer>"),),),
+            gold=((Text(f"<think>{thought}</think><answer>{answer}</answer>"),),),
             info={"inverted": inverted, "shown": tuple(sorted(shown)), "offered": tuple(offered)},
         )
 

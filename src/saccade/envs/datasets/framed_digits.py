@@ -11,11 +11,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from saccade.core.content import Text
+from saccade.core.content import Image, Text
 from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError
 from saccade.core.random import numpy_generator
 from saccade.core.trajectory import Task
+from saccade.envs import drawing
 from saccade.envs.datasets import canvas
 from saccade.envs.datasets.canvas import PALETTE
 from saccade.envs.datasets.dice import Dice
@@ -113,3 +114,25 @@ class FramedDigits(Tasks):
         scale = self.side // self.view
         x1, y1, x2, y2 = box
         return x1 // scale, y1 // scale, -(-x2 // scale), -(-y2 // scale)
+
+
+@dataclass(frozen=True)
+class Closeups(Tasks):
+    """The asked frames of ``scenes``, cut out and enlarged to the view's size: for learning to read."""
+
+    scenes: FramedDigits = FramedDigits()
+
+    def __len__(self) -> int:
+        return len(self.scenes)
+
+    def split(self, name: Split) -> Closeups:
+        return Closeups(self.scenes.split(name))
+
+    def task(self, index: int) -> Task:
+        scene = self.scenes.task(index)
+        image = scene.prompt[0]
+        assert isinstance(image, Image)
+        scale = self.scenes.side // self.scenes.view
+        x1, y1, x2, y2 = (x * scale for x in scene.target["box"])
+        pixels = drawing.resize(image.pixels[y1:y2, x1:x2], self.scenes.view, self.scenes.view)
+        return Task(f"closeup of {scene.id}", (Image(pixels),), scene.target, (scene.gold[1],))

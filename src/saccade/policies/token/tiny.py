@@ -36,7 +36,7 @@ class TinyVLM(PolicySpec):
     """
 
     width: int = 96
-    layers: int = 3
+    layers: int = 2
     heads: int = 4
     patch: int = 16
     """Pixels along the side of one visual token; a power of two."""

@@ -100,7 +100,7 @@ def star_r1(size: Size = "tiny") -> Recipe:
         average="trajectory",
         objective={"pg": PPOClip(low=0.2, high=0.2)},
         feed=OnPolicy(sampling=budget),
-        train=Train(steps=pick(size, tiny=240, base=1000), groups=8, group_size=8, lr=pick(size, tiny=3e-4, base=1e-6)),
+        train=Train(steps=pick(size, tiny=200, base=1000), groups=8, group_size=8, lr=pick(size, tiny=3e-4, base=1e-6)),
         stages={} if base else {"warm_up": warm_up},
         evaluation=Evaluation(
             sampling=Sampling(max_actions=budget.max_actions, deterministic=True),

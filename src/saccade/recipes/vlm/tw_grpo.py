@@ -138,7 +138,7 @@ class Hesitant(Script):
 @recipe(paper="2505.24718", pillar="vlm")
 def tw_grpo(size: Size = "tiny") -> Recipe:
     base = size == "base"
-    budget = 4096 if base else 32
+    budget = 4096 if base else 40
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS, segments=("answer",))
     imitation = Train(steps=600, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     warm_up = Stage(feed=Demonstrations(script=Hesitant()), objective={"nll": NLL()}, train=imitation, rewards={})

@@ -62,7 +62,7 @@ class LettersPolicy(Policy):
             acts.append(Act((Text(self._spell(ids)),), ids, logp, mask, torch.zeros_like(ids)))
         return [acts[i * n : (i + 1) * n] for i in range(len(contexts))]
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:  # noqa: B008
+    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
         table = self.table()
         width = batch.mask.shape[1]
         ids = torch.zeros(len(batch), width, dtype=torch.int64)
@@ -133,7 +133,7 @@ class LettersValues(Critic):
 
 @dataclass(frozen=True)
 class LetterTasks(Tasks):
-    """"Say this letter": the target is one of the alphabet's, by index."""
+    """ "Say this letter": the target is one of the alphabet's, by index."""
 
     count: int = 12
     first: int = 0

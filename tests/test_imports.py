@@ -29,7 +29,7 @@ ALLOWED = {
 # Judges are models; a metric over samples is the mean of a reward.
 EXCEPTIONS = {("rewards/learned.py", "policies"), ("evaluate/samples.py", "rewards")}
 # These see everything but recipes and the command line, which only the command line sees.
-OPEN = {"testing", "recipes", "cli", "__init__", "__main__"}
+OPEN = {"testing", "experiment", "recipes", "cli", "__init__", "__main__"}
 ENTRY = {"cli", "__main__"}
 
 CORE_THIRD_PARTIES = {"torch", "numpy", "jaxtyping", "yaml"}
@@ -53,7 +53,6 @@ HEAVY = {
     "tensorboard",
     "tokenizers",
     "transformers",
-    "tyro",
     "vllm",
 }
 

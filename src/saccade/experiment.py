@@ -270,7 +270,8 @@ class AblationRun:
             return json.loads(stored.read_text())
         title = f"{self.entry.name}, {arm} the mechanism, seed {seed}"
         self.progress(title)
-        outcome = run(recipe, folder, name=title, resume=True, observers=self.observers(title), device=torch.device("cpu"))
+        watching = self.observers(title)
+        outcome = run(recipe, folder, name=title, resume=True, observers=watching, device=torch.device("cpu"))
         metrics = table(outcome.after.estimates)
         key = ablation.metric
         if key.startswith("train/"):

@@ -123,7 +123,7 @@ class Stage:
     average: Average = "action"
     env: EnvironmentSpec | None = None
     rewards: Mapping[str, Reward] | None = None
-    advantage: Advantage | None = None
+    advantage: Advantage = GroupNorm()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +179,7 @@ class Recipe:
             average=stage.average,
             env=stage.env or self.env,
             rewards=self.rewards if stage.rewards is None else stage.rewards,
-            advantage=stage.advantage or self.advantage,
+            advantage=stage.advantage,
             critic=None,
             stages={},
             ablation=None,

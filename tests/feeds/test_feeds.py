@@ -4,8 +4,8 @@ from itertools import islice
 
 import pytest
 import torch
-from letters import LetterGame, Letters, LetterTasks, RightLetters
 
+from letters import LetterGame, Letters, LetterTasks, RightLetters
 from saccade.core.content import Text
 from saccade.core.environment import Tasks
 from saccade.core.errors import ConfigError, DataError

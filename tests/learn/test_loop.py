@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from letters import LetterGame, Letters, LettersCritic, LetterTasks, RightLetters
 
+from letters import LetterGame, Letters, LettersCritic, LetterTasks, RightLetters
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.temporal import GAE
 from saccade.core.errors import CapabilityError, CheckpointError, ConfigError

@@ -2,8 +2,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-from letters import LetterGame, Letters, LetterTasks, RightLetters
 
+from letters import LetterGame, Letters, LetterTasks, RightLetters
 from saccade.core.errors import ContractError
 from saccade.core.policy import LocalActor, Sampling
 from saccade.core.reward import Reward, Score

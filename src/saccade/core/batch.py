@@ -20,7 +20,7 @@ from saccade.core.trajectory import Group, Prompt, StopReason, Trajectory
 
 @dataclass(eq=False)
 class Batch:
-    """Trajectories with their scalars. Outside the mask streams hold zeros, so that no NaN can travel through a where."""
+    """Trajectories with their scalars. Outside the mask streams hold zeros: no NaN can travel through a where."""
 
     trajectories: list[Trajectory]
     """N; payloads stay ragged."""

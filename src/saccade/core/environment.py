@@ -25,6 +25,7 @@ class Step:
     truncated: bool = False
     """A limit outside the task says so; values may bootstrap."""
     info: Mapping[str, Any] = field(default_factory=dict)
+    """Notes on the turn; ``{"stop": "invalid"}`` where the environment gave up on malformed outputs."""
 
 
 class Environment(ABC):

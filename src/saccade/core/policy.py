@@ -37,7 +37,7 @@ class Sampling:
         if self.max_actions < 1:
             raise ConfigError(f"sampling.max_actions must be >= 1, got {self.max_actions}")
         if not self.temperature > 0:
-            raise ConfigError(f"sampling.temperature must be > 0 (use deterministic for greedy), got {self.temperature}")
+            raise ConfigError(f"sampling.temperature must be > 0 (deterministic is greedy), got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ConfigError(f"sampling.top_p must be in (0, 1], got {self.top_p}")
 
@@ -107,7 +107,7 @@ class Policy(nn.Module, ABC):
         """
 
     @abstractmethod
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:  # noqa: B008 (frozen)
+    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
         """Log-probabilities of the batch's actions under the current weights, with gradient.
 
         Each ``Prompt`` is encoded once per call. Entries outside the mask are zero.

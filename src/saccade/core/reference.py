@@ -115,7 +115,7 @@ class AdaptersOff(Policy):
         with self._policy[0].without_adapters():
             return self._policy[0].act(contexts, n=n, sampling=sampling, seeds=seeds)
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:  # noqa: B008 (frozen)
+    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
         with self._policy[0].without_adapters():
             return self._policy[0].log_prob(batch, need)
 

@@ -32,7 +32,7 @@ def group_mean(
 def group_std(
     x: Float[Tensor, "N"], group: Int[Tensor, "N"], ddof: int = 0, valid: Bool[Tensor, "N"] | None = None
 ) -> Float[Tensor, "N"]:
-    """Standard deviation of x over the valid members of each trajectory's group; 0 for groups with ``ddof`` or fewer."""
+    """Standard deviation of x over the valid members of each trajectory's group; 0 with ``ddof`` or fewer."""
     squared = (x - group_mean(x, group, valid)) ** 2
     kept = squared if valid is None else torch.where(valid, squared, 0.0)
     degrees = (group_count(group, valid).to(x.dtype) - ddof).clamp(min=1)

@@ -55,9 +55,7 @@ def evaluate(
     for start in range(0, len(chosen), TASKS_AT_ONCE):
         part = chosen[start : start + TASKS_AT_ONCE]
         seeds = [fold_in(seed, "evaluate", task.id) for task in part]
-        groups = rollout(
-            actor, env, part, group_size=evaluation.n, sampling=evaluation.sampling, seeds=seeds
-        )
+        groups = rollout(actor, env, part, group_size=evaluation.n, sampling=evaluation.sampling, seeds=seeds)
         score(groups, rewards)
         for name, metric in evaluation.metrics.items():
             rows[name] += metric.rows(groups, models)
@@ -72,4 +70,3 @@ def table(estimates: Mapping[str, Estimate]) -> dict[str, float]:
     for name, estimate in estimates.items():
         flat |= {name: estimate.value, f"{name}/stderr": estimate.stderr, f"{name}/n": float(estimate.n)}
     return flat
-

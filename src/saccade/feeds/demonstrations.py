@@ -85,7 +85,8 @@ class Demonstrations(Feed):
             source = self.tasks if self.tasks is not None else problem.env.tasks
             tasks = self.order.draw(source, self._drawn, count, problem.seed, state.history)
             seeds = [fold_in(problem.seed, "demonstration", self._drawn + i) for i in range(count)]
-            scripts = {task.id: self.script(task, numpy_generator(seed)) for task, seed in zip(tasks, seeds, strict=True)}
+            pairs = zip(tasks, seeds, strict=True)
+            scripts = {task.id: self.script(task, numpy_generator(seed)) for task, seed in pairs}
             self._drawn += count
             demonstrator = ScriptedActor(state.policy, scripts)
             groups = rollout(demonstrator, problem.env, tasks, group_size=1, sampling=Sampling(), seeds=seeds)

@@ -59,7 +59,9 @@ class SharedTurn(Feed):
 
     def stream(self, problem: Problem, actor: Actor, state: TrainState) -> Iterator[list[Group]]:
         if problem.group_size % self.first:
-            raise ConfigError(f"train.group_size must be a multiple of feed.first = {self.first}, got {problem.group_size}")
+            raise ConfigError(
+                f"train.group_size must be a multiple of feed.first = {self.first}, got {problem.group_size}"
+            )
         yield from self.inner.stream(problem, SharingActor(actor, self.first), state)
 
     def state_dict(self) -> dict[str, Any]:

@@ -119,4 +119,3 @@ def restore(folder: Path, state: TrainState, feed: Feed, recipe_hash: str) -> No
     state.history.load_state_dict(rest["history"])
     state.step, state.last = rest["step"], rest["last"]
     feed.load_state_dict(rest["feed"])
-

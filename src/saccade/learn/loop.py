@@ -83,8 +83,8 @@ def fresh_state(recipe: Recipe, policy: Policy, device: torch.device) -> TrainSt
 def train(recipe: Recipe, run: Run, policy: Policy | None = None, actor: Actor | None = None) -> TrainState:
     """Train ``policy`` (default: a fresh one of the recipe's spec) for ``recipe.train.steps`` steps.
 
-    With ``run.resume`` and a checkpoint, training goes on where it stopped; on the CPU the result is bit for bit that of
-    an uninterrupted run.
+    With ``run.resume`` and a checkpoint, training goes on where it stopped; on the CPU the result is bit for bit that
+    of an uninterrupted run.
     """
     if policy is None:
         policy = recipe.policy.build(run.device, fold_in(recipe.train.seed, "policy"))
@@ -103,9 +103,7 @@ def train(recipe: Recipe, run: Run, policy: Policy | None = None, actor: Actor |
     started = time.perf_counter()
     for groups in islice(feed.stream(recipe.problem, actor, state), recipe.train.steps - state.step):
         rolled = time.perf_counter()
-        batch = pack(
-            groups, recipe.reward_weight, progress=state.progress, history=state.history, device=policy.device
-        )
+        batch = pack(groups, recipe.reward_weight, progress=state.progress, history=state.history, device=policy.device)
         batch = with_streams(recipe, state, batch)
         with torch.no_grad():
             batch.advantage = recipe.advantage(batch)

@@ -34,10 +34,7 @@ def microbatches(batch: Batch, policy: Policy, micro_size: int, *, split_groups:
     if int(sizes.sum()) <= micro_size:
         yield batch
         return
-    if split_groups:
-        blocks = list(range(len(batch)))
-    else:
-        blocks = batch.group.tolist()
+    blocks = list(range(len(batch))) if split_groups else batch.group.tolist()
     cost: dict[int, int] = {}
     for block, size in zip(blocks, sizes.tolist(), strict=True):
         cost[block] = cost.get(block, 0) + size
@@ -128,7 +125,8 @@ def with_streams(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
         assert state.reference is not None
         batch = replace(batch, ref_logp=_in_pieces(recipe, state.reference, batch))
     if state.critic is not None:
-        pieces = [state.critic(m) for m in microbatches(batch, state.policy, recipe.train.micro_size, split_groups=True)]
+        micros = microbatches(batch, state.policy, recipe.train.micro_size, split_groups=True)
+        pieces = [state.critic(micro) for micro in micros]
         width = batch.mask.shape[1]
         value = torch.cat([_widen(piece.value, width) for piece in pieces])
         batch = replace(batch, value=value, final_value=torch.cat([piece.final for piece in pieces]))
@@ -151,4 +149,3 @@ def check_capabilities(recipe: Recipe, policy: Policy) -> None:
     if missing:
         what = ", ".join(sorted(missing))
         raise CapabilityError(f"{type(policy).__name__} does not provide {what}, which an objective requires")
-

@@ -44,7 +44,7 @@ def rollout(
     live: list[_Live] = []
     for task, seed in zip(tasks, seeds, strict=True):
         members = [env.make() for _ in range(group_size)]
-        first = [member.reset(task, fold_in(seed, "reset")) for member in members][0]
+        first, *_ = [member.reset(task, fold_in(seed, "reset")) for member in members]
         prompt = Prompt(task, (*env.prompt(task), *(first.content if first is not None else ())))
         group = [Trajectory(prompt, seed=fold_in(seed, "member", i)) for i in range(group_size)]
         groups.append(group)
@@ -99,6 +99,8 @@ def _advance(one: _Live, act: Act, k: int, env: EnvironmentSpec, version: int) -
     trajectory.final = step.observation
     if act.truncated:
         trajectory.stop = "budget"
+    elif step.info.get("stop") == "invalid":
+        trajectory.stop = "invalid"
     elif step.terminated:
         trajectory.stop = "done"
     else:

@@ -31,7 +31,7 @@ class ColourChoices(Tasks):
     """Task i depends on (seed, part, i) and the settings only.
 
     ``Task.target["answer"]`` holds the right letters, ``A,D``: at least one is right and at least one is not. The gold
-    output lists the colours that appear and judges every option, ``red, A blue no B red yes ...``, before it answers.
+    output lists the colours that appear and judges every option, ``red white, A blue no B red yes ...``, before it answers.
     """
 
     count: int = 4096
@@ -77,7 +77,7 @@ class ColourChoices(Tasks):
         right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]
         listed = " ".join(f"{letter} {colour}" for letter, colour in zip(letters, offered, strict=True))
         judged = " ".join(
-            f"{letter} {colour} {'yes' if colour in shown else 'no'}"
+            f"{letter} {colour} {'yes' if letter in right else 'no'}"
             for letter, colour in zip(letters, offered, strict=True)
         )
         thought = f"{' '.join(sorted(shown))}, {judged}"

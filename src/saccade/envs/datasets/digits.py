@@ -11,8 +11,8 @@ Training and test tasks use different digit pictures. Kinds of question:
 - change: two scenes, "what changed?" ``2.colour.red, 3.size.large``: the number of the digit (1 top left, 2 top right,
   3 bottom left, 4 bottom right), what changed, and the new value (the triples of STAR-R1, arXiv:2505.15804)
 - describe: "describe the digits" ``red 8, blue 1``: colour and value of every digit, in reading order
-- crowd: nine digits of one value, "what digit is everywhere?" ``7``: no question is easier to answer, because every part
-  of the picture shows it; it teaches a fresh network what digits look like
+- crowd: nine digits of one value, "what digit is everywhere?" ``7``: no question is easier to answer, because every
+  part of the picture shows it; it teaches a fresh network what digits look like
 - clip: four frames, "which way does the red digit move?" ``left``; "which digit is last?" ``7``
 """
 

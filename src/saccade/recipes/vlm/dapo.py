@@ -1,12 +1,14 @@
 """DAPO: decoupled clip and dynamic sampling (arXiv:2503.14476).
 
-Mechanism: groups whose members all got the same reward carry no gradient; they are dropped and replaced by further rollouts
-(dynamic sampling), with a higher upper clip range, a mean over all actions and a soft punishment of overlong answers.
+Mechanism: groups whose members all got the same reward carry no gradient; they are dropped and replaced by further
+rollouts (dynamic sampling), with a higher upper clip range, a mean over all actions and a soft punishment of
+overlong answers.
 
 Without it: the same objective on the same number of groups, uniform ones included.
 
-Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The soft overlong punishment spans the last quarter of the
-budget. Groups are compared by the whole outcome instead of accuracy alone.
+Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The
+soft overlong punishment spans the last quarter of the budget. Groups are compared by the whole outcome instead of
+accuracy alone.
 """
 
 from saccade.advantages.group import GroupNorm

@@ -1,12 +1,12 @@
-"""DPO: direct preference optimisation on pairs of the policy's own answers (arXiv:2305.18290; online as in arXiv:2402.04792).
+"""DPO: direct preference optimisation on pairs of the policy's own answers (arXiv:2305.18290, online).
 
-Mechanism: a logistic loss on the difference of log-ratios to the reference raises the better of two answers against the worse;
-no value, no advantage.
+Mechanism: a logistic loss on the difference of log-ratios to the reference raises the better of two answers against
+the worse; no value, no advantage.
 
 Without it: supervised learning on the better answer alone, same rollouts, same pairs.
 
-Differences: pairs are the best and the worst of a group of fresh rollouts, ranked by the rewards, instead of a fixed set;
-the tiny size starts from a supervised warm-up because nothing is pretrained.
+Differences: pairs are the best and the worst of a group of fresh rollouts, ranked by the rewards, instead of a fixed
+set; the tiny size starts from a supervised warm-up because nothing is pretrained.
 """
 
 from saccade.feeds.on_policy import OnPolicy

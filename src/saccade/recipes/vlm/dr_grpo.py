@@ -1,11 +1,12 @@
 """Dr. GRPO: GRPO without its two biases (arXiv:2503.20783).
 
-Mechanism: the advantage is centred but not divided by the group's standard deviation, and losses are divided by a constant
-budget instead of each answer's own length, so that neither question difficulty nor length is over-weighted.
+Mechanism: the advantage is centred but not divided by the group's standard deviation, and losses are divided by a
+constant budget instead of each answer's own length, so that neither question difficulty nor length is over-weighted.
 
 Without it: GRPO: standardised advantages and a mean over each answer's own actions.
 
-Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The paper's beta is 0.
+Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The
+paper's beta is 0.
 """
 
 from saccade.advantages.group import GroupCentre
@@ -29,5 +30,7 @@ def dr_grpo(size: Size = "tiny", model: str = "", data: str = "", reward: str = 
         train=Train(steps=pick(size, tiny=150, base=1000), groups=16, group_size=8, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
-        ablation=chosen.ablation(without={"advantage": {"class": "saccade.advantages.group.GroupNorm"}, "average": "trajectory"}),
+        ablation=chosen.ablation(
+            without={"advantage": {"class": "saccade.advantages.group.GroupNorm"}, "average": "trajectory"}
+        ),
     )

@@ -1,10 +1,10 @@
 """GRPO: group relative policy optimisation with verifiable rewards (arXiv:2402.03300).
 
-Mechanism: the advantage of a rollout is its reward standardised within the group of rollouts of the same task, so that easy
-and hard tasks teach alike and no value network is needed.
+Mechanism: the advantage of a rollout is its reward standardised within the group of rollouts of the same task, so
+that easy and hard tasks teach alike and no value network is needed.
 
-Without it: the return itself is the advantage (REINFORCE without baseline, same clipped surrogate): what a task is worth drowns
-what an action is worth.
+Without it: the return itself is the advantage (REINFORCE without baseline, same clipped surrogate): what a task is
+worth drowns what an action is worth.
 
 Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained.
 """

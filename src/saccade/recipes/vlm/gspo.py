@@ -1,7 +1,7 @@
 """GSPO: group sequence policy optimisation (arXiv:2507.18071).
 
-Mechanism: the importance ratio is that of the whole answer, its length-th root, and is clipped as one; it matches the unit that
-is rewarded.
+Mechanism: the importance ratio is that of the whole answer, its length-th root, and is clipped as one; it matches
+the unit that is rewarded.
 
 Without it: the ratio and its clipping are per token (GRPO), with the same four updates per batch.
 

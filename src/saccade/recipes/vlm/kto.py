@@ -1,12 +1,12 @@
 """KTO: prospect-theoretic optimisation from single judgements (arXiv:2402.01306).
 
-Mechanism: each answer alone is desirable or undesirable; its log-ratio is pushed up or down along a sigmoid around a KL reference
-point, so that no pairs are needed.
+Mechanism: each answer alone is desirable or undesirable; its log-ratio is pushed up or down along a sigmoid around a
+KL reference point, so that no pairs are needed.
 
 Without it: supervised learning on the desirable answers alone.
 
-Differences: answers are fresh rollouts, judged by whether they beat their group's mean reward; the tiny size starts from a
-supervised warm-up because nothing is pretrained.
+Differences: answers are fresh rollouts, judged by whether they beat their group's mean reward; the tiny size starts
+from a supervised warm-up because nothing is pretrained.
 """
 
 from saccade.feeds.on_policy import OnPolicy

@@ -1,14 +1,15 @@
-"""PPO: proximal policy optimisation with a learned critic (arXiv:1707.06347, as used for language in arXiv:2203.02155).
+"""PPO: proximal policy optimisation with a learned critic (arXiv:1707.06347).
 
-Mechanism: a critic predicts the return at every token; generalised advantage estimation turns its errors into advantages.
+Mechanism: a critic predicts the return at every token; generalised advantage estimation turns its errors into
+advantages.
 
 Without it: the same clipped surrogate on plain returns, no critic's baseline.
 
-Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The critic is a network of its own.
+Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The
+critic is a network of its own.
 """
 
-from saccade.advantages.shaping import BatchWhiten
-from saccade.advantages.shaping import KLInReward
+from saccade.advantages.shaping import BatchWhiten, KLInReward
 from saccade.advantages.temporal import GAE
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip

@@ -1,15 +1,14 @@
 """REINFORCE++: returns whitened over the whole batch (arXiv:2501.03262).
 
-Mechanism: returns, with the KL to the reference paid per token, are whitened over all tokens of the batch: a global baseline and
-scale, so that one rollout per task is enough.
+Mechanism: returns, with the KL to the reference paid per token, are whitened over all tokens of the batch: a global
+baseline and scale, so that one rollout per task is enough.
 
 Without it: the same returns without whitening.
 
 Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained.
 """
 
-from saccade.advantages.shaping import BatchWhiten
-from saccade.advantages.shaping import KLInReward
+from saccade.advantages.shaping import BatchWhiten, KLInReward
 from saccade.advantages.temporal import DiscountedReturn
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip

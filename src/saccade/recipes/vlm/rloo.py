@@ -1,10 +1,12 @@
 """RLOO: REINFORCE with a leave-one-out baseline (arXiv:2402.14740).
 
-Mechanism: each rollout's baseline is the mean reward of the *other* rollouts of its task: unbiased, and no value network.
+Mechanism: each rollout's baseline is the mean reward of the *other* rollouts of its task: unbiased, and no value
+network.
 
 Without it: the return itself is the advantage (REINFORCE without baseline).
 
-Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The update is the plain score-function gradient of one pass.
+Differences: none in the objective; the tiny size starts from a supervised warm-up because nothing is pretrained. The
+update is the plain score-function gradient of one pass.
 """
 
 from saccade.advantages.group import LeaveOneOut

@@ -55,8 +55,8 @@ class Setting:
 def sight(steps: int = 200) -> Stage:
     """A first look at digits: every part of the picture shows the same one, so that nothing has to be found.
 
-    A pretrained model brings this along; without it a fresh network stays blind for thousands of steps, because where to
-    look and what to see there cannot be learned one without the other.
+    A pretrained model brings this along; without it a fresh network stays blind for thousands of steps, because where
+    to look and what to see there cannot be learned one without the other.
     """
     return warm_up(steps, env=SingleTurn(DigitScenes(kinds=("crowd",), count=65536)))
 

@@ -121,9 +121,9 @@ class ExactSet(SetOverlap):
 class Hesitant(Script):
     """The gold thought, and an answer that overlooks right options and names wrong ones."""
 
-    overlooked: float = 0.4
+    overlooked: float = 0.5
     """Chance of each right option to be left out."""
-    imagined: float = 0.1
+    imagined: float = 0.05
     """Chance of each other option to be named."""
 
     def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
@@ -140,7 +140,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     base = size == "base"
     budget = 4096 if base else 40
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS, segments=("answer",))
-    imitation = Train(steps=600, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    imitation = Train(steps=800, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     warm_up = Stage(feed=Demonstrations(script=Hesitant()), objective={"nll": NLL()}, train=imitation, rewards={})
     checkpoint = "Qwen/Qwen2.5-VL-7B-Instruct"
     qwen = HFVisionLanguage(checkpoint, dtype="bfloat16", freeze_vision=True, segments=("answer",))

@@ -21,6 +21,7 @@ from saccade.core.policy import CriticSpec, PolicySpec, Sampling
 from saccade.core.reference import Initial, Reference
 from saccade.core.reward import Reward
 from saccade.core.schedule import Constant, Schedule
+from saccade.core.state import Progress
 from saccade.feeds.on_policy import OnPolicy
 
 Size = Literal["tiny", "base"]
@@ -164,9 +165,9 @@ class Recipe:
         """What the feed needs to know."""
         return Problem(self.env, self.rewards, self.train.groups, self.train.group_size, self.train.seed)
 
-    @property
-    def reward_weight(self) -> dict[str, float]:
-        return {name: reward.weight for name, reward in self.rewards.items()}
+    def reward_weight(self, progress: Progress) -> dict[str, float]:
+        """The factor of each reward at this point of the run."""
+        return {name: reward.weight * reward.weight_schedule(progress) for name, reward in self.rewards.items()}
 
     def staged(self, name: str) -> Recipe:
         """The recipe of one of the stages that come before."""

@@ -13,6 +13,8 @@ from saccade.advantages.group import GroupNorm
 from saccade.advantages.temporal import GAE
 from saccade.core.errors import CapabilityError, CheckpointError, ConfigError
 from saccade.core.reference import EMA, Adapters, Every, Initial
+from saccade.core.schedule import Linear
+from saccade.core.state import Progress
 from saccade.feeds.demonstrations import Demonstrations
 from saccade.feeds.on_policy import OnPolicy
 from saccade.feeds.preferences import RankedPairs
@@ -246,3 +248,15 @@ def test_initial_reference_stays(tmp_path):
     assert not torch.equal(state.reference.logits, state.policy.logits)
     assert not any(p.requires_grad for p in state.reference.parameters())
     assert start.logits.shape == state.reference.logits.shape
+
+
+def test_reward_weight_follows_its_schedule():
+    fading = RightLetters(weight=2.0, weight_schedule=Linear(start=1.0, end=0.0))
+    chosen = recipe(rewards={"right": fading})
+    assert chosen.reward_weight(Progress(step=0, total=8)) == {"right": 2.0}
+    assert chosen.reward_weight(Progress(step=6, total=8)) == {"right": 0.5}
+    seen = Recorder()
+    train(chosen, Run(observers=[seen]))
+    first, last = seen.records[0], seen.records[-1]
+    assert first["reward"] == pytest.approx(2.0 * first["reward/right"])
+    assert last["reward"] == pytest.approx(2.0 / 8 * last["reward/right"])

@@ -24,6 +24,7 @@ from saccade.core import config
 from saccade.core.errors import CheckpointError, ConfigError, SaccadeError
 from saccade.core.metric import Models
 from saccade.core.random import fold_in
+from saccade.core.state import Progress
 from saccade.evaluate.run import Report, evaluate, table
 from saccade.learn import checkpoint
 from saccade.recipe import Pillar, Recipe
@@ -152,7 +153,7 @@ def _keep_rollouts(folder: Path, recipe: Recipe, reports: Mapping[str, Report]) 
     pictures = Pictures(folder / "rollouts")
     (folder / "rollouts").mkdir(exist_ok=True)
     for moment, report in reports.items():
-        groups = [snapshot(group, pictures, recipe.reward_weight) for group in report.groups]
+        groups = [snapshot(group, pictures, recipe.reward_weight(Progress())) for group in report.groups]
         (folder / "rollouts" / f"{moment}.json").write_text(json.dumps(groups))
 
 

@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from saccade.core.schedule import Constant, Schedule
+
 if TYPE_CHECKING:
     from saccade.core.trajectory import Trajectory
 
@@ -46,6 +48,8 @@ class Reward(ABC):
     scope: ClassVar[Literal["trajectory", "group"]] = "trajectory"
     weight: float = 1.0
     """Factor in the sum of rewards; 0 logs the reward without training on it."""
+    weight_schedule: Schedule = Constant()
+    """Factor on ``weight`` over the run: rewards can be annealed. Selection of groups and pairs does not follow it."""
 
     @abstractmethod
     def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[Score | float | None]: ...

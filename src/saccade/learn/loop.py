@@ -103,7 +103,8 @@ def train(recipe: Recipe, run: Run, policy: Policy | None = None, actor: Actor |
     started = time.perf_counter()
     for groups in islice(feed.stream(recipe.problem, actor, state), recipe.train.steps - state.step):
         rolled = time.perf_counter()
-        batch = pack(groups, recipe.reward_weight, progress=state.progress, history=state.history, device=policy.device)
+        weight = recipe.reward_weight(state.progress)
+        batch = pack(groups, weight, progress=state.progress, history=state.history, device=policy.device)
         batch = with_streams(recipe, state, batch)
         with torch.no_grad():
             batch.advantage = recipe.advantage(batch)

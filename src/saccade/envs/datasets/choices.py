@@ -77,7 +77,7 @@ class ColourChoices(Tasks):
         right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]
         listed = " ".join(f"{letter} {colour}" for letter, colour in zip(letters, offered, strict=True))
         judged = " ".join(
-            f"{letter} {colour} {'yes' if letter in right else 'no'}"
+            f"{letter} {colour} {'yes' if colour in shown else 'no'}"
             for letter, colour in zip(letters, offered, strict=True)
         )
         thought = f"{' '.join(sorted(shown))}, {judged}"

@@ -31,7 +31,7 @@ def dapo(size: Size = "tiny", model: str = "", data: str = "", reward: str = "")
         average="action",
         objective={"pg": PPOClip(low=0.2, high=0.28)},
         feed=OnPolicy(sampling=chosen.sampling, select=NonUniform(), refill=3),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=16, group_size=8, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=16, group_size=8, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(without={"feed.select": {"class": "saccade.feeds.on_policy.Everything"}}),

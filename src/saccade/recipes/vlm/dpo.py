@@ -27,7 +27,7 @@ def dpo(size: Size = "tiny", model: str = "", data: str = "", reward: str = "") 
         average="action",
         objective={"dpo": DPO(beta=0.1)},
         feed=RankedPairs(OnPolicy(sampling=chosen.sampling)),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=16, group_size=8, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=16, group_size=8, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(without={"objective.dpo": imitation}),

@@ -27,7 +27,7 @@ def dr_grpo(size: Size = "tiny", model: str = "", data: str = "", reward: str = 
         average=chosen.sampling.max_actions,
         objective={"pg": PPOClip(low=0.2, high=0.2)},
         feed=OnPolicy(sampling=chosen.sampling),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=16, group_size=8, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=16, group_size=8, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(

@@ -26,7 +26,7 @@ def gspo(size: Size = "tiny", model: str = "", data: str = "", reward: str = "")
         average="trajectory",
         objective={"pg": GSPO(low=3e-4, high=4e-4)},
         feed=OnPolicy(sampling=chosen.sampling),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=16, group_size=8, minibatches=4, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=16, group_size=8, minibatches=4, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(without={"objective.pg": {"class": "saccade.objectives.policy_gradient.PPOClip"}}),

@@ -31,7 +31,7 @@ def ppo(size: Size = "tiny", model: str = "", data: str = "", reward: str = "") 
         average="action",
         objective={"pg": PPOClip(low=0.2, high=0.2), "value": ValueLoss(returns=gae, coef=0.5, clip=0.2)},
         feed=OnPolicy(sampling=chosen.sampling),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=64, group_size=2, minibatches=2, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=64, group_size=2, minibatches=2, lr=chosen.lr),
         critic=TokenCritic(),
         stages=chosen.stages,
         evaluation=chosen.evaluation,

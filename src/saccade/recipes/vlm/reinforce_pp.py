@@ -28,7 +28,7 @@ def reinforce_pp(size: Size = "tiny", model: str = "", data: str = "", reward: s
         average="action",
         objective={"pg": PPOClip(low=0.2, high=0.2)},
         feed=OnPolicy(sampling=chosen.sampling),
-        train=Train(steps=pick(size, tiny=150, base=1000), groups=64, group_size=2, lr=chosen.lr),
+        train=Train(steps=pick(size, tiny=600, base=1000), groups=64, group_size=2, lr=chosen.lr),
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(without={"advantage": {"class": "saccade.advantages.temporal.DiscountedReturn"}}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from saccade.core.environment import EnvironmentSpec
 from saccade.core.metric import Metric
@@ -44,8 +44,8 @@ class Setting:
 
     @property
     def evaluation(self) -> Evaluation:
-        """Greedy answers to held-out tasks."""
-        return Evaluation(sampling=replace(self.sampling, deterministic=True), metrics=self.metrics, limit=384)
+        """Held-out tasks, answered as in training: sampled at temperature 1, so that it is the policy that is judged."""
+        return Evaluation(sampling=self.sampling, metrics=self.metrics, limit=900)
 
     def ablation(self, without: Mapping[str, object], *, margin: float = 0.0, note: str = "") -> Ablation:
         """The claim that switching ``without`` on costs held-out reward."""
@@ -61,7 +61,7 @@ def sight(steps: int = 200) -> Stage:
     return warm_up(steps, env=SingleTurn(DigitScenes(kinds=("crowd",), count=65536)))
 
 
-def warm_up(steps: int = 800, *, env: EnvironmentSpec | None = None, script: Script = Gold()) -> Stage:
+def warm_up(steps: int = 500, *, env: EnvironmentSpec | None = None, script: Script = Gold()) -> Stage:
     """Supervised start on demonstrations, so that a randomly initialised model has something to say."""
     train = Train(steps=steps, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     feed = Demonstrations(script=script)
@@ -76,17 +76,21 @@ def setting(size: Size, model: str = "", data: str = "", reward: str = "") -> Se
         size: "tiny" is DigitScenes on a CPU; "base" is ``model`` (default Qwen2.5-VL-3B) on the user's ``data``.
         model: hub id or folder of a transformers image-text-to-text model; any value makes the policy that model.
         data: JSONL, JSON or parquet file; empty means DigitScenes (tiny) or ``train.jsonl`` (base).
-        reward: ``FILE.py:function``; empty compares the answer with the data's.
+        reward: ``FILE.py:function``; empty asks for the answer in ``<answer>`` tags and compares it with the data's.
     """
     real = bool(model) or size == "base"
-    policy = HFVisionLanguage(model or CHECKPOINT) if real else TinyVLM()
+    precision = "bfloat16" if size == "base" else "float32"
+    policy = HFVisionLanguage(model or CHECKPOINT, dtype=precision) if real else TinyVLM()
     if data or real:
         tasks = JsonlTasks(data or "train.jsonl")
         path, _, name = reward.rpartition(":")
         scorer = UserFunction(path=path, name=name) if reward else ExactMatch()
         metrics = {"reward": Mean(scorer)}
         sampling = Sampling(max_actions=512 if real else 24)
-        return Setting(policy, SingleTurn(tasks), {"reward": scorer}, metrics, {}, sampling, 1e-6, "reward")
+        template = "{prompt}" if reward else "{prompt}\nGive the final answer inside <answer></answer>."
+        return Setting(
+            policy, SingleTurn(tasks, template=template), {"reward": scorer}, metrics, {}, sampling, 1e-6, "reward"
+        )
     located, named = {"locate": BoxIoU(tag="box", field="box")}, dict.fromkeys(("read", "count"), ExactMatch())
     rewards = {
         "iou": Dispatch(by=located, otherwise=0.0),
@@ -96,4 +100,4 @@ def setting(size: Size, model: str = "", data: str = "", reward: str = "") -> Se
     metrics = {"iou": Mean(Dispatch(by=located)), "accuracy": Mean(Dispatch(by=named)), "kl": KLDrift()}
     env = SingleTurn(DigitScenes(kinds=KINDS, digits=(1, 2), count=65536))
     stages = {"sight": sight(), "warm_up": warm_up()}
-    return Setting(policy, env, rewards, metrics, stages, Sampling(max_actions=12), 3e-4, "accuracy")
+    return Setting(policy, env, rewards, metrics, stages, Sampling(max_actions=12), 5e-4, "accuracy")

@@ -13,7 +13,7 @@ weights do not depend on padding. The tiny size has clips of two pictures, quest
 supervised warm-up on demonstrations that overlook right options and name wrong ones, because nothing is pretrained.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -140,8 +140,16 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     base = size == "base"
     budget = 4096 if base else 40
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS, segments=("answer",))
-    imitation = Train(steps=800, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
-    warm_up = Stage(feed=Demonstrations(script=Hesitant()), objective={"nll": NLL()}, train=imitation, rewards={})
+    learn = Train(steps=600, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    stages = {
+        "see": Stage(feed=Demonstrations(), objective={"nll": NLL()}, train=learn, rewards={}),
+        "hesitate": Stage(
+            feed=Demonstrations(script=Hesitant()),
+            objective={"nll": NLL()},
+            train=replace(learn, steps=150, lr=1e-3),
+            rewards={},
+        ),
+    }
     checkpoint = "Qwen/Qwen2.5-VL-7B-Instruct"
     qwen = HFVisionLanguage(checkpoint, dtype="bfloat16", freeze_vision=True, segments=("answer",))
     tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000)
@@ -160,7 +168,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
             lr=pick(size, tiny=3e-4, base=1e-6),
             max_grad_norm=pick(size, tiny=1.0, base=20.0),
         ),
-        stages={} if base else {"warm_up": warm_up},
+        stages={} if base else stages,
         evaluation=Evaluation(
             sampling=Sampling(max_actions=budget, deterministic=True),
             metrics={"exact": Mean(ExactSet(field="answer")), "graded": Mean(SetOverlap(field="answer"))},

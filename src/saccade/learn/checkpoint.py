@@ -58,7 +58,7 @@ def save(folder: Path, state: TrainState, feed: Feed, recipe_hash: str) -> Path:
         partial.mkdir(parents=True)
         save_file(trained_weights(state.policy), partial / "policy.safetensors")
         if state.critic is not None:
-            save_file(trained_weights(state.critic, whole=True), partial / "critic.safetensors")
+            save_file(trained_weights(state.critic), partial / "critic.safetensors")
         if state.reference is not None and not isinstance(state.reference, AdaptersOff):
             names = trained_weights(state.policy)
             weights = {n: w for n, w in trained_weights(state.reference, whole=True).items() if n in names}

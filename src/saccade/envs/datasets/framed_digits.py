@@ -23,18 +23,18 @@ from saccade.envs.datasets.dice import Dice
 from saccade.envs.datasets.glyphs import glyphs, indices
 
 QUESTION = "which digit is in the {colour} frame?"
-GRID = 3
+GRID = 2
 """Cells along a side of the scene; a frame or a bare digit has a cell of its own."""
-DIGIT, FRAME, EDGE = 8, 12, 2
+DIGIT, FRAME, EDGE = 8, 14, 2
 """Pixels of a digit's stamp, of a frame's side and of its line."""
 INK = (225, 225, 225)
 
 Box = tuple[int, int, int, int]
 
 
-def look(box: Box) -> tuple[Text]:
-    """The output that calls for a crop of the box, in Ground-R1's form."""
-    return (Text(f"<think>look</think><box>{','.join(map(str, box))}</box>"),)
+def look(colour: str, box: Box) -> tuple[Text]:
+    """The output that calls for a crop of the box, in Ground-R1's form; the thought says what is to be seen there."""
+    return (Text(f"<think>{colour}</think><box>{','.join(map(str, box))}</box>"),)
 
 
 def read(digit: int) -> tuple[Text]:
@@ -58,7 +58,7 @@ class FramedDigits(Tasks):
     view: int = 16
     """Side in pixels at which the policy sees the scene: boxes are in these pixels."""
     frames: int = 4
-    bare: int = 2
+    bare: int = 0
     """Digits without a frame."""
     clutter: float = 1.0
     """Strength of noise and pen strokes in the background."""
@@ -106,7 +106,7 @@ class FramedDigits(Tasks):
             id=f"framed digits/{self.part}/{self.seed}/{index}",
             prompt=(canvas.picture(painted), Text(QUESTION.format(colour=colour))),
             target={"answer": str(digit), "box": box},
-            gold=(look(box), read(digit)),
+            gold=(look(colour, box), read(digit)),
             info={"frames": tuple(found)},
         )
 

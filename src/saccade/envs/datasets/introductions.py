@@ -37,7 +37,7 @@ NAMES = tuple("ada ali bea ben bob cleo dan eva finn gus ida jim kai leo lou mia
 QUESTIONS = {"same": "is {name} in the last picture?", "locate": "where is {name}?", "caption": "describe the last picture"}
 ASIDES = (". use the names", ". use other words", "", "", "")
 """What a caption's instruction adds; each is equally likely."""
-WORDS = (*NAMES, "use", "names", "words", "other", "digit", "here", *PALETTE)
+WORDS = (*NAMES, "here", "names", "other", "shows", "words", "digit", *PALETTE)
 """Every word of questions and answers that is not among the common ones."""
 
 Object = tuple[int, str]
@@ -55,7 +55,7 @@ class Introductions(Tasks):
 
     ``Task.target["answer"]`` is yes or no, a box (the ink rounded outward to location bins) or the tuple of introduced names.
     ``Task.info`` has the ``kind`` and, for captions, ``calls``: for every object in the last picture, from left to right, its
-    name and how it looks, ``("bob", "a red digit")``.
+    name and how it looks, ``("bob", "the red digit")``.
     """
 
     count: int = 4096
@@ -112,7 +112,7 @@ class Introductions(Tasks):
         elif kind == "caption":
             named = dict(zip((first, second), names, strict=True))
             answer = tuple(names[: len(introduced)])
-            calls = tuple((named[one], f"a {one[1]} digit") for one in shown)
+            calls = tuple((named[one], f"the {one[1]} digit") for one in shown)
             gold = caption([name for name, _ in calls])
         else:
             gold = str(answer)
@@ -132,7 +132,7 @@ class Introductions(Tasks):
     def _picture(self, dice: Dice, shown: Sequence[Object]) -> tuple[Image, list[tuple[int, int, int, int]]]:
         """The objects from left to right, and their boxes."""
         painted = canvas.background(dice, self.side, self.side, clutter=0.5)
-        bin_, edge = self.side // self.bins, self.side // self.bins
+        bin_ = edge = self.side // self.bins
         room = (self.side - 2 * edge) // len(shown)
         boxes: list[tuple[int, int, int, int]] = []
         for i, (digit, colour) in enumerate(shown):

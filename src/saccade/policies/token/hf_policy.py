@@ -166,7 +166,7 @@ class HFVisionLanguagePolicy(Policy):
     def without_adapters(self) -> AbstractContextManager[Any]:
         return self.model.disable_adapter() if isinstance(self.model, PeftModel) else super().without_adapters()
 
-    def _read(self, rows: Rows, width: int) -> Reading:
+    def read(self, rows: Rows, width: int) -> Reading:
         """Run the prefixes once each and the first ``width`` positions of all suffixes on copies of their caches."""
         features = self._features(rows)
         ids, length = padded([chunk.ids for chunk in rows.prefix])
@@ -242,7 +242,7 @@ class HFVisionLanguagePolicy(Policy):
 
     def _action_states(self, rows: Rows, chosen: Bool[Tensor, "M"]) -> Float[Tensor, "m D"]:
         """States from which the chosen actions are predicted."""
-        reading = self._read(rows, int(rows.at.max()) + 1)
+        reading = self.read(rows, int(rows.at.max()) + 1)
         return reading.states[rows.row[chosen].to(self.device), rows.at[chosen].to(self.device) + 1]
 
     def _reference(self, other: Policy, batch: Batch, chosen: Tensor) -> tuple[Tensor, nn.Linear]:
@@ -287,7 +287,7 @@ class HFVisionLanguagePolicy(Policy):
 
     def _sample(self, contexts: Sequence[Context], n: int, sampling: Sampling, seeds: Sequence[int]) -> list[Act]:
         rows = context_rows(contexts, self.reader)
-        reading = self._read(rows, rows.ids.shape[1])
+        reading = self.read(rows, rows.ids.shape[1])
         state = reading.states[torch.arange(len(contexts)), rows.length].repeat_interleave(n, 0)
         there = reading.present.repeat_interleave(n, 0)
         position = reading.following.repeat_interleave(n)

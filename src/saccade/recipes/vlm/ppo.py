@@ -14,7 +14,6 @@ from saccade.advantages.temporal import GAE
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip
 from saccade.objectives.regularise import ValueLoss
-from saccade.policies.critic import TokenCritic
 from saccade.recipe import Recipe, Size, Train, pick, recipe
 from saccade.recipes.vlm.setting import setting
 
@@ -32,7 +31,7 @@ def ppo(size: Size = "tiny", model: str = "", data: str = "", reward: str = "") 
         objective={"pg": PPOClip(low=0.2, high=0.2), "value": ValueLoss(returns=gae, coef=0.5, clip=0.2)},
         feed=OnPolicy(sampling=chosen.sampling),
         train=Train(steps=pick(size, tiny=600, base=1000), groups=64, group_size=2, minibatches=2, lr=chosen.lr),
-        critic=TokenCritic(),
+        critic=chosen.critic,
         stages=chosen.stages,
         evaluation=chosen.evaluation,
         ablation=chosen.ablation(without={"advantage": {"class": "saccade.advantages.temporal.DiscountedReturn"}}),

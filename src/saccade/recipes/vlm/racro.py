@@ -6,15 +6,16 @@ question from the caption.
 Mechanism: the reward is 1 if the solver's answer is right and 0 if not, and nothing else: no caption metric, no format.
 Credit reaches the captioner only through the solver, so captions learn to say what the question needs.
 
-Without it: GRPO on a caption metric, the word overlap (ROUGE-1) with a reference caption that was written without knowing
-the question. Captions stay about anything, and what was asked is often missing.
+Without it: GRPO on a caption metric, the word overlap (ROUGE-1) with a reference caption that was written without
+knowing the question. Captions stay about anything, and what was asked is often missing.
 
 Differences: the tiny size counts coloured digits; its solver is an exact parser of phrases such as ``red 2``, colour
-before number where the paper's captions are free, because a small model must name the colour before it can count; it
-starts from a supervised warm-up on captions about three colours of five, and captions end after three phrases, so that
-naming everything is no way out. The base size's solver is the text side of a frozen Qwen2.5-VL-7B-Instruct, decoded
-greedily, in place of DeepSeek-R1-Distill-Qwen-7B at temperature 0.6: loading that checkpoint takes a policy for text-only
-models. The tentative answer of the captioner that the paper shows to the solver at test time is left out.
+before number where the paper's captions are free, because a small model must name the colour before it can count. It
+starts from a supervised warm-up on captions about three colours of five, some of them about the question instead,
+because nothing is pretrained and a pretrained model heeds its question a little. Captions end after three phrases, so
+that naming everything is no way out. The base size's solver is a frozen Qwen2.5-VL-7B-Instruct that gets text only and
+decodes greedily, in place of DeepSeek-R1-Distill-Qwen-7B at temperature 0.6: that checkpoint needs a policy for
+text-only models. The captioner's tentative answer, which the paper also shows to the solver at test time, is left out.
 """
 
 import re
@@ -95,10 +96,15 @@ class SkimmingSolver(PhraseSolver):
 
 
 @dataclass(frozen=True)
-class Unprompted(Script):
-    """The caption somebody wrote without knowing the question."""
+class Distracted(Script):
+    """Mostly the caption somebody wrote without knowing the question, now and then one about what was asked."""
+
+    heeded: float = 0.2
+    """Chance of the latter."""
 
     def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
+        if random.random() < self.heeded:
+            return task.gold
         return ((Text(task.target["caption"]),),)
 
 
@@ -131,7 +137,7 @@ def racro(size: Size = "tiny") -> Recipe:
     solved = Downstream(solver=PhraseSolver(), inner=NumberMatch(tag=""))
     skimmed = Downstream(solver=SkimmingSolver(), inner=NumberMatch(tag=""))
     imitation = Train(steps=500, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
-    warm_up = Stage(feed=Demonstrations(script=Unprompted()), objective={"nll": NLL()}, train=imitation, rewards={})
+    warm_up = Stage(feed=Demonstrations(script=Distracted()), objective={"nll": NLL()}, train=imitation, rewards={})
     budget = Sampling(max_actions=8192 if base else 11)
     tasks = JsonlTasks("virl39k.jsonl") if base else ColouredCounts(count=65_536)
     own = {"skimmed": Mean(skimmed), "mentioned": Mentioned(), "truthful": Truthful()}
@@ -147,7 +153,7 @@ def racro(size: Size = "tiny") -> Recipe:
             groups=pick(size, tiny=16, base=256),
             group_size=pick(size, tiny=8, base=4),
             minibatches=pick(size, tiny=1, base=2),
-            lr=pick(size, tiny=4e-4, base=1e-6),
+            lr=pick(size, tiny=2e-4, base=1e-6),
         ),
         stages={} if base else {"warm_up": warm_up},
         evaluation=Evaluation(

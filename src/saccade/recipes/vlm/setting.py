@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from saccade.core.environment import EnvironmentSpec
 from saccade.core.metric import Metric
-from saccade.core.policy import PolicySpec, Sampling
+from saccade.core.policy import CriticSpec, PolicySpec, Sampling
 from saccade.core.reward import Reward
 from saccade.core.schedule import Cosine
 from saccade.envs.datasets.digits import DigitScenes
@@ -17,7 +17,9 @@ from saccade.evaluate.samples import Mean
 from saccade.evaluate.states import KLDrift
 from saccade.feeds.demonstrations import Demonstrations, Gold, Script
 from saccade.objectives.regression import NLL
+from saccade.policies.critic import TokenCritic
 from saccade.policies.token.hf import HFVisionLanguage
+from saccade.policies.token.hf_critic import HFTokenCritic
 from saccade.policies.token.tiny import TinyVLM
 from saccade.recipe import Ablation, Evaluation, Size, Stage, Train
 from saccade.rewards.combine import Dispatch
@@ -39,12 +41,13 @@ class Setting:
     stages: Mapping[str, Stage]
     sampling: Sampling
     lr: float
+    critic: CriticSpec
     headline: str
     """The metric that ablations look at."""
 
     @property
     def evaluation(self) -> Evaluation:
-        """Held-out tasks, answered as in training: sampled at temperature 1, so that it is the policy that is judged."""
+        """Held-out tasks, answered as in training: sampled at temperature 1, so that the policy itself is judged."""
         return Evaluation(sampling=self.sampling, metrics=self.metrics, limit=900)
 
     def ablation(self, without: Mapping[str, object], *, margin: float = 0.0, note: str = "") -> Ablation:
@@ -85,13 +88,13 @@ def setting(size: Size, model: str = "", data: str = "", reward: str = "") -> Se
         tasks = JsonlTasks(data or "train.jsonl")
         path, _, name = reward.rpartition(":")
         scorer = UserFunction(path=path, name=name) if reward else ExactMatch()
-        metrics = {"reward": Mean(scorer)}
+        rewards, metrics = {"reward": scorer}, {"reward": Mean(scorer)}
         sampling = Sampling(max_actions=512 if real else 24)
+        critic = HFTokenCritic() if real else TokenCritic()
         template = "{prompt}" if reward else "{prompt}\nGive the final answer inside <answer></answer>."
-        return Setting(
-            policy, SingleTurn(tasks, template=template), {"reward": scorer}, metrics, {}, sampling, 1e-6, "reward"
-        )
-    located, named = {"locate": BoxIoU(tag="box", field="box")}, dict.fromkeys(("read", "count"), ExactMatch())
+        env = SingleTurn(tasks, template=template)
+        return Setting(policy, env, rewards, metrics, {}, sampling, 1e-6, critic, "reward")
+    located, named = {"locate": BoxIoU(tag="box", field="box")}, {"read": ExactMatch(), "count": ExactMatch()}
     rewards = {
         "iou": Dispatch(by=located, otherwise=0.0),
         "exact": Dispatch(by=named, otherwise=0.0),
@@ -100,4 +103,4 @@ def setting(size: Size, model: str = "", data: str = "", reward: str = "") -> Se
     metrics = {"iou": Mean(Dispatch(by=located)), "accuracy": Mean(Dispatch(by=named)), "kl": KLDrift()}
     env = SingleTurn(DigitScenes(kinds=KINDS, digits=(1, 2), count=65536))
     stages = {"sight": sight(), "warm_up": warm_up()}
-    return Setting(policy, env, rewards, metrics, stages, Sampling(max_actions=12), 5e-4, "accuracy")
+    return Setting(policy, env, rewards, metrics, stages, Sampling(max_actions=12), 5e-4, TokenCritic(), "accuracy")

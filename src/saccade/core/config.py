@@ -154,7 +154,9 @@ def _construct(kind: type, data: Mapping[str, Any], base: Mapping[str, Any], whe
         path = _join(where, key)
         if key not in hints:
             raise ConfigError(_unknown(path, key, hints))
-        values[key] = _check(from_dict(item, path), hints[key], path)
+        # A mapping to ``object`` holds overrides: a class named in them is a change to be made, not a value.
+        made = item if hints[key] == Mapping[str, object] else from_dict(item, path)
+        values[key] = _check(made, hints[key], path)
     return _built(lambda: kind(**values), where)
 
 

@@ -37,6 +37,8 @@ class ColourChoices(Tasks):
     count: int = 4096
     options: int = 5
     """Colours to choose from in each question."""
+    appear: tuple[int, int] = (1, 4)
+    """Fewest and most of them that appear."""
     frames: int = 2
     """Pictures of a clip. Every colour appears in one of them at least."""
     side: int = 32
@@ -53,6 +55,8 @@ class ColourChoices(Tasks):
             raise ConfigError(f"tasks.count must be >= 0, got {self.count}")
         if not 2 <= self.options <= len(LETTERS):
             raise ConfigError(f"tasks.options must be in [2, {len(LETTERS)}], got {self.options}")
+        if not 1 <= self.appear[0] <= self.appear[1] < self.options:
+            raise ConfigError(f"tasks.appear must be two numbers 1 <= fewest <= most < options, got {self.appear}")
         if self.frames < 1 or 4 * self.frames < self.options:
             raise ConfigError(f"tasks.frames must be >= tasks.options / 4, got {self.frames}")
         if self.side < 24 or self.side % 2:
@@ -71,7 +75,7 @@ class ColourChoices(Tasks):
     def task(self, index: int) -> Task:
         dice = Dice(numpy_generator(self.seed, "colour choices", self.part, index))
         offered = dice.sample(tuple(canvas.PALETTE), self.options)
-        shown = set(dice.sample(offered, dice.whole(1, self.options - 1)))
+        shown = set(dice.sample(offered, dice.whole(*self.appear)))
         inverted = dice.unit() < self.inverted
         letters = LETTERS[: self.options]
         right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]

@@ -19,8 +19,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-import numpy as np
-
 from saccade.core.content import Content, Image, Text
 from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError
@@ -33,7 +31,7 @@ from saccade.envs.datasets.glyphs import glyphs, indices
 
 Kind = Literal["same", "locate", "caption"]
 KINDS: tuple[Kind, ...] = ("same", "locate", "caption")
-NAMES = tuple("ada ali bea ben bob cleo dan eva finn gus ida jim kai leo lou mia ned nia otto pia rex sam tim zoe".split())
+NAMES = ("ada", "ben", "cleo", "eva", "finn", "gus", "ida", "kai", "mia", "otto", "pia", "sam")
 QUESTIONS = {"same": "is {name} in the last picture?", "locate": "where is {name}?", "caption": "describe the last picture"}
 ASIDES = (". use the names", ". use other words", "", "", "")
 """What a caption's instruction adds; each is equally likely."""

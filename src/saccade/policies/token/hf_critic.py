@@ -16,7 +16,7 @@ from saccade.policies.token.rows import batch_rows
 
 @dataclass(frozen=True)
 class HFTokenCritic(CriticSpec):
-    """The policy's checkpoint once more, its output head replaced by one value; trained as the policy is (LoRA or whole).
+    """The policy's checkpoint once more, its output head replaced by one value; trained as the policy is.
 
     It costs a second copy of the network in memory.
     """

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from saccade.core.content import Content, Text
+from saccade.core.errors import ConfigError
 from saccade.core.metric import Metric, Models, Row
 from saccade.core.policy import Sampling
 from saccade.core.schedule import Cosine
@@ -99,8 +100,12 @@ class SkimmingSolver(PhraseSolver):
 class Distracted(Script):
     """Mostly the caption somebody wrote without knowing the question, now and then one about what was asked."""
 
-    heeded: float = 0.2
+    heeded: float = 0.3
     """Chance of the latter."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.heeded <= 1:
+            raise ConfigError(f"heeded must be in [0, 1], got {self.heeded}")
 
     def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
         if random.random() < self.heeded:
@@ -136,7 +141,7 @@ def racro(size: Size = "tiny") -> Recipe:
     reasoned = Downstream(solver=reader, inner=SympyEqual(), question="problem")
     solved = Downstream(solver=PhraseSolver(), inner=NumberMatch(tag=""))
     skimmed = Downstream(solver=SkimmingSolver(), inner=NumberMatch(tag=""))
-    imitation = Train(steps=500, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    imitation = Train(steps=800, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     warm_up = Stage(feed=Demonstrations(script=Distracted()), objective={"nll": NLL()}, train=imitation, rewards={})
     budget = Sampling(max_actions=8192 if base else 11)
     tasks = JsonlTasks("virl39k.jsonl") if base else ColouredCounts(count=65_536)
@@ -153,7 +158,7 @@ def racro(size: Size = "tiny") -> Recipe:
             groups=pick(size, tiny=16, base=256),
             group_size=pick(size, tiny=8, base=4),
             minibatches=pick(size, tiny=1, base=2),
-            lr=pick(size, tiny=2e-4, base=1e-6),
+            lr=pick(size, tiny=3e-4, base=1e-6),
         ),
         stages={} if base else {"warm_up": warm_up},
         evaluation=Evaluation(

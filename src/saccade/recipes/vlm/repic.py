@@ -91,6 +91,8 @@ def repic(size: Size = "tiny") -> Recipe:
     qwen = HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", lora=lora, dtype="bfloat16", freeze_vision=True)
     tiny = TinyVLM(side=32, patch=8, max_images=3, words=WORDS)
     sampling = Sampling(max_actions=512 if base else 20)
+    # A pretrained model can repeat a name it was told; a fresh one learns it when every caption says one.
+    repeat = warm_up(150, env=SingleTurn(Introductions(kinds=("caption",), count=60_000)))
     kinds = {kind: Mean(Dispatch(by={kind: reward})) for kind, reward in verdict.items()}
     return Recipe(
         policy=qwen if base else tiny,
@@ -106,7 +108,7 @@ def repic(size: Size = "tiny") -> Recipe:
             lr=pick(size, tiny=3e-4, base=1e-5),
             reference=Adapters() if base else Initial(),
         ),
-        stages={} if base else {"warm_up": warm_up(800, script=Shy())},
+        stages={} if base else {"repeat": repeat, "warm_up": warm_up(500, script=Shy())},
         evaluation=Evaluation(limit=600, sampling=sampling, metrics=kinds if base else {**kinds, "placed": Placed()}),
         ablation=Ablation(metric="caption", without={"rewards.verdict.by.caption.weight": 0.0}),
     )

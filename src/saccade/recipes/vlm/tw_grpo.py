@@ -140,7 +140,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     base = size == "base"
     budget = 4096 if base else 40
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS, segments=("answer",))
-    learn = Train(steps=500, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    learn = Train(steps=800, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     stages = {
         "see": Stage(feed=Demonstrations(), objective={"nll": NLL()}, train=learn, rewards={}),
         "hesitate": Stage(
@@ -152,7 +152,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     }
     checkpoint = "Qwen/Qwen2.5-VL-7B-Instruct"
     qwen = HFVisionLanguage(checkpoint, dtype="bfloat16", freeze_vision=True, segments=("answer",))
-    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000, options=4)
+    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000, options=5, appear=(2, 3))
     return Recipe(
         policy=qwen if base else tiny,
         env=SingleTurn(tasks, template=ASK if base else "{prompt}"),

@@ -32,7 +32,7 @@ SHOWN: tuple[tuple[Tasks, int], ...] = (
 def tile(tasks: Tasks, index: int) -> np.ndarray:
     """The task's pictures side by side, the gold box drawn, question and answer below."""
     task = tasks[index]
-    said = task.gold[-1][0].text
+    said = text_of(task.gold[-1])
     answer = tagged(said, "answer") or said
     pictures = [image.pixels for image in images_of(task.prompt)]
     shown = [np.repeat(np.repeat(p, SIDE // p.shape[0], 0), SIDE // p.shape[1], 1) for p in pictures]

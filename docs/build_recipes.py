@@ -7,6 +7,7 @@ tests/test_docs.py fails until it happened.
 """
 
 import json
+import re
 from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
@@ -26,16 +27,16 @@ PILLARS = {
 BEGIN, END = "<!-- methods: written by docs/build_recipes.py -->", "<!-- end of methods -->"
 INTRODUCTION = """# Recipes
 
-Written by `python docs/build_recipes.py` from the recipes' own docstrings and from the results in `benchmarks/ablations`.
+Written by `python docs/build_recipes.py` from the recipes' own docstrings and the results in `benchmarks/ablations`.
 
-A recipe is a complete method: `saccade show NAME` prints every setting, `saccade train NAME` trains it. The size `tiny` runs on
-a CPU on procedural tasks; `base` names a real checkpoint, the paper's settings and the data it wants.
+A recipe is a complete method: `saccade show NAME` prints every setting, `saccade train NAME` trains it. The size `tiny`
+runs on a CPU on procedural tasks; `base` names a real checkpoint, the paper's settings and the data it wants.
 
-Every method says what its mechanism is, and its ablation switches that off and nothing else. `saccade ablate NAME` trains
-both arms on the same seeds. *Holds* means that the mechanism improves the metric by more than two standard errors (paired over seeds)
-and by more than the margin; *fails* that it makes it worse by as much; *inconclusive* everything between. These are
-results of tiny models on tiny tasks: they show that the mechanism does here what it is said to do, and are no benchmark of
-the method.
+Every method says what its mechanism is, and its ablation switches that off and nothing else. `saccade ablate NAME`
+trains both arms on the same seeds. *Holds* means that the mechanism improves the metric by more than two standard
+errors (paired over seeds) and by more than the margin, *fails* that it makes it worse by more than two standard errors,
+*inconclusive* everything between. These are results of tiny models on tiny tasks: they show whether the mechanism does
+here what it is said to do, and are no benchmark of the method.
 """
 
 
@@ -49,6 +50,11 @@ def paper(entry: Entry) -> str:
     """The paper, linked where it is on arXiv."""
     known = entry.paper.replace(".", "").isdigit()
     return f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})" if known else entry.paper
+
+
+def title(entry: Entry) -> str:
+    """The docstring's first line without the paper and the full stop."""
+    return re.sub(r" \(arXiv:[^)]*\)", "", entry.title).rstrip(".")
 
 
 def number(value: float) -> str:
@@ -73,7 +79,7 @@ def table(link: str, found: Mapping[str, dict[str, Any]]) -> str:
     rows = ["| recipe | paper | what it is | ablation |", "| --- | --- | --- | --- |"]
     for entry in catalogue().values():
         name = f"[`{entry.name}`]({link}{anchor(entry)})"
-        rows.append(f"| {name} | {paper(entry)} | {entry.title} | {result_of(entry, found)} |")
+        rows.append(f"| {name} | {paper(entry)} | {title(entry)} | {result_of(entry, found)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -86,8 +92,8 @@ def section(entry: Entry, result: Mapping[str, Any] | None) -> str:
     """All there is to say about one recipe."""
     source = Path(entry.make.__module__.replace(".", "/")).with_suffix(".py")
     said = {"Mechanism": entry.mechanism, "Without it": entry.without, "Differences from the paper": entry.differences}
-    parts = [f"### {entry.name}", f"{entry.title} Paper: {paper(entry)}. Source: `src/{source}`."]
-    parts += [f"**{title}.** {text[0].upper()}{text[1:]}" for title, text in said.items()]
+    parts = [f"### {entry.name}", f"{title(entry)}. Paper: {paper(entry)}. Source: `src/{source}`."]
+    parts += [f"**{key}.** {text[0].upper()}{text[1:]}" for key, text in said.items()]
     ablation = entry.make("tiny").ablation
     if ablation is None:
         parts.append("**Ablation.** None.")

@@ -1,13 +1,13 @@
 """RACRO: the frozen solver, the caption that is worth its answer, the scenes, two steps."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from saccade.core import config
-from saccade.core.content import Text
+from saccade.core.content import Text, text_of
 from saccade.core.errors import ConfigError
 from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.envs.datasets.canvas import PALETTE
@@ -16,9 +16,17 @@ from saccade.envs.datasets.glyphs import indices
 from saccade.experiment import start_policy
 from saccade.learn.loop import Run, train
 from saccade.recipes.vlm.racro import Distracted, Mentioned, PhraseSolver, SkimmingSolver, Truthful, racro
+from saccade.rewards.learned import Downstream, Solver
 from saccade.rewards.text import Rouge
+from saccade.rewards.verify import ExactMatch
 
 MINUS, PLUS = "how many red minus blue?", "how many red and blue together?"
+
+
+@dataclass(frozen=True)
+class Echo(Solver):
+    def solve(self, texts, questions):
+        return [f"{text} {question}" for text, question in zip(texts, questions, strict=True)]
 
 
 def captioned(task: Task, text: str) -> Trajectory:
@@ -166,6 +174,17 @@ def test_cut_down_recipe_trains():
     state = train(recipe, Run(), policy=start_policy(recipe, torch.device("cpu")))
     assert state.step == 2
     assert 0 <= state.last["reward/solved"] <= 1
+
+
+def test_solver_of_the_base_size_is_asked_the_bare_question(tmp_path):
+    file = tmp_path / "virl39k.jsonl"
+    file.write_text('{"prompt": "How many?", "question": "How many?", "answer": 3}')
+    recipe = config.overlay(racro("base"), {"env.tasks.path": str(file)})
+    task = recipe.env.tasks[0]
+    trajectory = Trajectory(Prompt(task, recipe.env.prompt(task)), [forced_turn((Text("Three."),), None, 1)])
+    echo = Downstream(solver=Echo(), inner=ExactMatch(tag=""), question=recipe.rewards["solved"].question)
+    assert text_of(trajectory.prompt.content).startswith("How many? Describe")
+    assert echo([trajectory])[0].note == "solver: Three. How many?"
 
 
 def test_base_size_names_the_checkpoint_and_the_data():

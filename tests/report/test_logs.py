@@ -10,6 +10,7 @@ import scripted
 from saccade.core.batch import pack
 from saccade.core.config import overlay
 from saccade.core.policy import LocalActor, Sampling
+from saccade.core.state import Progress
 from saccade.learn.loop import Run, fresh_state, train
 from saccade.report.log import Console, MetricsLog, OnlyIn, RolloutLog, TensorBoardLog, line, read_log
 from saccade.rollout.lockstep import rollout
@@ -32,7 +33,7 @@ def batch(state):
     tasks = list(chosen.env.tasks)[:2]
     groups = rollout(LocalActor(state.policy), chosen.env, tasks, group_size=2, sampling=Sampling(), seeds=[0, 1])
     score(groups, chosen.rewards)
-    return pack(groups, chosen.reward_weight)
+    return pack(groups, chosen.reward_weight(Progress()))
 
 
 def write(log, state, steps):

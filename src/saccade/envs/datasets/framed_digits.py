@@ -23,7 +23,7 @@ from saccade.envs.datasets.dice import Dice
 from saccade.envs.datasets.glyphs import glyphs, indices
 
 QUESTION = "which digit is in the {colour} frame?"
-GRID = 3
+GRID = 2
 """Cells along a side of the scene; a frame or a bare digit has a cell of its own."""
 DIGIT, FRAME, EDGE = 8, 14, 2
 """Pixels of a digit's stamp, of a frame's side and of its line."""
@@ -58,7 +58,7 @@ class FramedDigits(Tasks):
     view: int = 16
     """Side in pixels at which the policy sees the scene: boxes are in these pixels."""
     frames: int = 4
-    bare: int = 2
+    bare: int = 0
     """Digits without a frame."""
     clutter: float = 1.0
     """Strength of noise and pen strokes in the background."""
@@ -92,7 +92,7 @@ class FramedDigits(Tasks):
         colours = [*dice.sample(tuple(PALETTE)[: max(4, self.frames)], self.frames), *[""] * self.bare]
         for (left, top), colour in zip(places, colours, strict=True):
             margin = (cell - FRAME) // 2
-            x, y = left + margin + dice.whole(-1, 1), top + margin + dice.whole(-1, 1)
+            x, y = left + margin + dice.whole(-4, 4), top + margin + dice.whole(-4, 4)
             digit = dice.below(10)
             which = dice.choose(indices(self.part)[digit])
             inset = (FRAME - DIGIT) // 2

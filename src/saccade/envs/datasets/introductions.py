@@ -1,14 +1,15 @@
 """Introductions: pictures that introduce objects by name, then a picture and a question about it.
 
-Objects are real handwritten digits in a colour: an object keeps its digit and its colour from picture to picture, but not its
-handwriting, size, place or background. Names are drawn anew for every task. Kinds of question (those of RePIC,
-arXiv:2506.18369):
+Objects are real handwritten digits in a colour: an object keeps its digit and its colour from picture to picture, but
+not its handwriting, size, place or background. Names are drawn anew for every task. Kinds of question (those of
+RePIC, arXiv:2506.18369):
 
-- same: ``this is bob.`` and ``is bob in the last picture?`` with the answer ``yes`` or ``no``. The object in the last picture is
-  bob in half of the tasks; in the others it has another digit and another colour.
-- locate: ``where is bob?`` with the answer ``<box>2,14,16,26</box>``; the last picture shows bob and one other object.
-- caption: ``describe the last picture`` after one or two introductions; all introduced objects are in it. Every fifth task asks
-  for the names, every fifth for other words than those given, the rest for nothing in particular.
+- same: ``this is ben.`` and ``is ben in the last picture?`` with the answer ``yes`` or ``no``. The object in the last
+  picture is ben in half of the tasks; in the others it has another digit and another colour.
+- locate: ``where is ben?`` with the answer ``<box>2,14,16,26</box>``; the last picture shows ben and one other
+  object.
+- caption: ``describe the last picture`` after one or two introductions; all introduced objects are in it. Every fifth
+  task asks for the names, every fifth for other words than those given, the rest for nothing in particular.
 
 Training and test tasks use different digit pictures.
 """
@@ -32,7 +33,11 @@ from saccade.envs.datasets.glyphs import glyphs, indices
 Kind = Literal["same", "locate", "caption"]
 KINDS: tuple[Kind, ...] = ("same", "locate", "caption")
 NAMES = ("ada", "ben", "cleo", "eva", "finn", "gus", "ida", "kai", "mia", "otto", "pia", "sam")
-QUESTIONS = {"same": "is {name} in the last picture?", "locate": "where is {name}?", "caption": "describe the last picture"}
+QUESTIONS = {
+    "same": "is {name} in the last picture?",
+    "locate": "where is {name}?",
+    "caption": "describe the last picture",
+}
 ASIDES = (". use the names", ". use other words", "", "", "")
 """What a caption's instruction adds; each is equally likely."""
 WORDS = (*NAMES, "here", "names", "other", "shows", "words", "digit", *PALETTE)
@@ -51,9 +56,9 @@ def caption(calls: Sequence[str]) -> str:
 class Introductions(Tasks):
     """Task i depends on (seed, part, i) and the settings only. Kinds take turns.
 
-    ``Task.target["answer"]`` is yes or no, a box (the ink rounded outward to location bins) or the tuple of introduced names.
-    ``Task.info`` has the ``kind`` and, for captions, ``calls``: for every object in the last picture, from left to right, its
-    name and how it looks, ``("bob", "the red digit")``.
+    ``Task.target["answer"]`` is yes or no, a box (the ink rounded outward to location bins) or the introduced names.
+    ``Task.info`` has the ``kind`` and, for captions, ``calls``: for every object in the last picture, from left to
+    right, its name and how it looks, ``("ben", "the red digit")``.
     """
 
     count: int = 4096

@@ -1,15 +1,17 @@
 """GRPO-CARE: reasoning that makes the answer likely is worth a bonus (arXiv:2506.16141).
 
-Mechanism: a right rollout earns a bonus if a slow copy of the policy (a moving average of its weights) finds the answer about
-as likely after this rollout's reasoning as after that of the group's other right rollouts, or likelier. There is no KL term: the
-copy holds reasoning and answer together, not the policy near its start.
+Mechanism: a right rollout earns a bonus if a slow copy of the policy (a moving average of its weights) finds the
+answer about as likely after this rollout's reasoning as after that of the group's other right rollouts, or likelier.
+There is no KL term: the copy ties the answer to the reasoning, not the policy to its start.
 
 Without it: the bonus's weight is 0: GRPO without KL. Whatever the reasoning says, a right answer earns the same.
+(Consistency rises there too, more slowly: who thinks the wrong number errs more often.)
 
-Differences: a rollout without answer tokens (no closing tag) takes no part in the comparison. If the answer tag occurs several
-times, all its contents count as the answer and not only the last; the format reward asks for one. The tiny size reads or counts
-digits instead of questions about videos with four options; its warm-up writes a wrong number into the thought with
-probability 0.4 but the right one into the answer. Tasks per step and number of steps of the base size are inferred.
+Differences: a rollout without answer tokens (no closing tag) takes no part in the comparison. If the answer tag
+occurs several times, all its contents count as the answer and not only the last; the format reward asks for one. The
+tiny size reads a handwritten digit where the paper has questions about videos with four options; its warm-up writes a
+wrong number into the thought with probability 0.4 but the right one into the answer. The paper's consistency is
+judged by a model, here numbers are compared. Tasks per step and number of steps of the base size are inferred.
 """
 
 from collections.abc import Sequence
@@ -72,6 +74,7 @@ class ConsistencyBonus(Advantage):
     cap: float = 0.95
     """In (0, 1]; likelihoods above count as this one, so that certainty does not pay."""
     least: float = 0.1
+    """Accuracy above which an answer can be right; exactly this much is wrong."""
     accuracy: str = "accuracy"
     """Name of the reward that says how right an answer is."""
 
@@ -101,9 +104,9 @@ class ConsistencyBonus(Advantage):
         likelihood = (torch.where(answer, batch.ref_logp, 0.0).double().sum(1) / tokens.clamp(min=1)).exp()
         likelihood = likelihood.clamp(max=self.cap)
         accuracy = batch.rewards[self.accuracy].sum(1).double()
-        # Means of equal numbers may come out a rounding error above them.
+        # Rewards are stored in single precision, and means of equal numbers may come out a rounding error above them.
         mean = group_mean(accuracy, batch.group, batch.trained) - 1e-9
-        right = (tokens > 0) & (accuracy > self.least) & (accuracy >= mean)
+        right = (tokens > 0) & (accuracy > self.least + 1e-6) & (accuracy >= mean)
         threshold = group_mean(likelihood, batch.group, right) - self.margin - 1e-9
         return torch.where(right & (likelihood >= threshold), self.weight * accuracy, 0.0)
 
@@ -162,7 +165,7 @@ def grpo_care(size: Size = "tiny") -> Recipe:
     tiny = TinyVLM(segments=("answer",))
     qwen = HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16", segments=("answer",))
     video = SingleTurn(JsonlTasks("seed_bench_r1_6k.jsonl"), template=ASK)
-    stages = {"sight": sight(), "warm_up": warm_up(300, script=Muddled())}
+    stages = {"sight": sight(200), "warm_up": warm_up(800, script=Muddled())}
     return Recipe(
         policy=qwen if base else tiny,
         env=video if base else SingleTurn(ThoughtOut()),
@@ -187,5 +190,9 @@ def grpo_care(size: Size = "tiny") -> Recipe:
             sampling=Sampling(max_actions=budget),
             metrics={"consistency": Consistency(), "accuracy": Mean(ExactMatch())},
         ),
-        ablation=Ablation(metric="consistency", without={"advantage.weight": 0.0}),
+        ablation=Ablation(
+            metric="consistency",
+            without={"advantage.weight": 0.0},
+            note="consistency: share of right answers whose thought names the same number; answers are sampled",
+        ),
     )

@@ -11,11 +11,16 @@ knowing the question. Captions stay about anything, and what was asked is often 
 
 Differences: the tiny size counts coloured digits; its solver is an exact parser of phrases such as ``red 2``, colour
 before number where the paper's captions are free, because a small model must name the colour before it can count. It
-starts from a supervised warm-up on captions about three colours of five, some of them about the question instead,
+starts from a supervised warm-up on captions about three colours of five, three in ten about the question instead,
 because nothing is pretrained and a pretrained model heeds its question a little. Captions end after three phrases, so
 that naming everything is no way out. The base size's solver is a frozen Qwen2.5-VL-7B-Instruct that gets text only and
 decodes greedily, in place of DeepSeek-R1-Distill-Qwen-7B at temperature 0.6: that checkpoint needs a policy for
 text-only models. The captioner's tentative answer, which the paper also shows to the solver at test time, is left out.
+Its data file has the question twice: as ``prompt``, which is followed by the request for a caption, and as
+``question``, which the solver is asked.
+
+The metric ``skimmed`` is the paper's swap of solvers: the same captions, read by a solver of another grammar that no
+caption was trained with.
 """
 
 import re
@@ -138,7 +143,7 @@ def racro(size: Size = "tiny") -> Recipe:
     qwen = HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", dtype="bfloat16")
     tiny = TinyVLM(width=64, layers=2, side=48, patch=16, max_images=1, words=WORDS)
     reader = PolicySolver(qwen, sampling=Sampling(max_actions=4096, deterministic=True), between=READ, device="cuda")
-    reasoned = Downstream(solver=reader, inner=SympyEqual(), question="problem")
+    reasoned = Downstream(solver=reader, inner=SympyEqual(), question="question")
     solved = Downstream(solver=PhraseSolver(), inner=NumberMatch(tag=""))
     skimmed = Downstream(solver=SkimmingSolver(), inner=NumberMatch(tag=""))
     imitation = Train(steps=800, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))

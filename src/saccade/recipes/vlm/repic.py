@@ -1,17 +1,20 @@
 """RePIC: personal captions by GRPO with one verifiable reward per kind of task (arXiv:2506.18369).
 
-Pictures introduce objects by name; a question about another picture follows. No demonstrations name what is asked for.
+Pictures introduce objects by name; a question about another picture follows.
 
-Mechanism: every task is scored by the verifier that its kind calls for: is it the same object (yes or no, with negative pairs),
-where is it (1 if the box overlaps by half), and describe the picture (share of the introduced names that the caption mentions,
-0 for captions below a least length, because otherwise the bare names are all that is said).
+Mechanism: every task is scored by the verifier that its kind calls for: is it the same object (yes or no, with
+negative pairs), where is it (1 if the box overlaps by half), and describe the picture (share of the introduced names
+that the caption mentions, 0 for captions below a least length, because otherwise the bare names are all that is
+said).
 
-Without it: captions are not rewarded (the identity reward's weight is 0); consistency and localisation are, as before. Names
-then stay as rare as at the start. The floor is a second comparison: ``--rewards.verdict.by.caption.min_chars 0``.
+Without it: captions are not rewarded (the identity reward's weight is 0); consistency and localisation are, as
+before. Names then stay as rare as at the start. The floor is a second comparison:
+``--rewards.verdict.by.caption.min_chars 0``.
 
-Differences: no dropout in the adapters, so that rollout and update see one network. Boxes overlap in continuous coordinates, not
-in inclusive pixels. The tiny size has coloured handwritten digits as objects, names without descriptions, a floor of 24 characters
-(the shortest caption with a name has 26) in place of 100, and a supervised warm-up whose captions leave out 6 names of 10, because
+Differences: no dropout in the adapters, so that rollout and update see one network. Boxes overlap in continuous
+coordinates, not in inclusive pixels. The tiny size has coloured handwritten digits as objects, names without
+descriptions, a floor of 24 characters (the shortest caption with a name has 26) in place of 100, and a supervised
+warm-up (captions that repeat a name, then tasks of all kinds with captions that leave out 6 names of 10), because
 nothing is pretrained. Batch size and number of steps of the base size are inferred.
 """
 
@@ -110,5 +113,10 @@ def repic(size: Size = "tiny") -> Recipe:
         ),
         stages={} if base else {"repeat": repeat, "warm_up": warm_up(500, script=Shy())},
         evaluation=Evaluation(limit=600, sampling=sampling, metrics=kinds if base else {**kinds, "placed": Placed()}),
-        ablation=Ablation(metric="caption", without={"rewards.verdict.by.caption.weight": 0.0}),
+        ablation=Ablation(
+            metric="caption",
+            without={"rewards.verdict.by.caption.weight": 0.0},
+            note="caption: share of introduced names (one or two) that a caption of held-out pictures mentions, "
+            "sampled",
+        ),
     )

@@ -4,7 +4,7 @@ VENV ?= .venv
 PIP_ARGS ?=
 TEST_EXTRAS ?= vlm,dev
 PYTEST_ARGS ?=
-DEMO ?= demo
+DEMO ?= grpo
 DEMO_OUT ?= runs/demo
 
 BIN := $(VENV)/bin
@@ -46,7 +46,7 @@ $(VENV)/.docs-ready: pyproject.toml constraints.txt | $(BIN)/python
 setup: $(VENV)/.test-ready ## create .venv with everything the tests need
 
 demo: $(VENV)/.demo-ready ## train the demo and write its report
-	$(BIN)/saccade train $(DEMO) --out $(DEMO_OUT)
+	$(BIN)/saccade train $(DEMO) --out $(DEMO_OUT) $(if $(wildcard $(DEMO_OUT)/config.yaml),--resume)
 	@echo "Report: $(DEMO_OUT)/gallery.html"
 
 test: $(VENV)/.test-ready ## lint, layers and the default test suite

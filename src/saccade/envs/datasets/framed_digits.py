@@ -47,7 +47,8 @@ class FramedDigits(Tasks):
     """Generated on demand: task i depends on (seed, part, i) and the settings only.
 
     ``Task.target``: ``answer`` (text) and ``box``, the asked frame in pixels of the view, rounded outward.
-    ``Task.info["frames"]``: (colour, box, digit) of every frame, the asked one first.
+    ``Task.info["frames"]``: (colour, box, digit) of every frame, the asked one first; ``Task.info["places"]`` has the
+    digits without a frame besides, their colour empty.
     """
 
     count: int = 8192
@@ -101,14 +102,14 @@ class FramedDigits(Tasks):
             if colour:
                 for k in range(EDGE):
                     canvas.frame(painted, (x + k, y + k, x + FRAME - k, y + FRAME - k), PALETTE[colour])
-                found.append((colour, self._seen((x, y, x + FRAME, y + FRAME)), digit))
+            found.append((colour, self._seen((x, y, x + FRAME, y + FRAME)), digit))
         colour, box, digit = found[0]
         return Task(
             id=f"framed digits/{self.part}/{self.seed}/{index}",
             prompt=(canvas.picture(painted), Text(QUESTION.format(colour=colour))),
             target={"answer": str(digit), "box": box},
             gold=(look(colour, box), read(digit)),
-            info={"frames": tuple(found)},
+            info={"frames": tuple(found[: self.frames]), "places": tuple(found)},
         )
 
     def _seen(self, box: Box) -> Box:

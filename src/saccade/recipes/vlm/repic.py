@@ -14,12 +14,13 @@ before. Names then stay as rare as at the start. The floor is a second compariso
 Differences: no dropout in the adapters, so that rollout and update see one network. Boxes overlap in continuous
 coordinates, not in inclusive pixels. The tiny size has coloured handwritten digits as objects, names without
 descriptions, a floor of 24 characters (the shortest caption with a name has 26) in place of 100, and a supervised
-warm-up (captions that repeat a name, then tasks of all kinds with captions that leave out 6 names of 10), because
+warm-up (gold captions first, then captions that leave out 6 names of 10), because
 nothing is pretrained. Batch size and number of steps of the base size are inferred.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 
@@ -76,14 +77,7 @@ class Placed(Metric):
 
     def rows(self, groups: Sequence[Group], models: Models) -> list[Row]:
         said = [(t.task.id, t.task.info["calls"], t.text) for group in groups for t in group if t.task.info["calls"]]
-        return [Row(task, float(text in _faithful(calls))) for task, calls, text in said]
-
-
-def _faithful(calls: Sequence[tuple[str, str]]) -> list[str]:
-    ways: list[list[str]] = [[]]
-    for call in calls:
-        ways = [[*way, one] for way in ways for one in call]
-    return [caption(way) for way in ways]
+        return [Row(task, float(text in map(caption, product(*calls)))) for task, calls, text in said]
 
 
 @recipe(paper="2506.18369", pillar="vlm")
@@ -94,8 +88,8 @@ def repic(size: Size = "tiny") -> Recipe:
     qwen = HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", lora=lora, dtype="bfloat16", freeze_vision=True)
     tiny = TinyVLM(side=32, patch=8, max_images=3, words=WORDS)
     sampling = Sampling(max_actions=512 if base else 20)
-    # A pretrained model can repeat a name it was told; a fresh one learns it when every caption says one.
-    repeat = warm_up(150, env=SingleTurn(Introductions(kinds=("caption",), count=60_000)))
+    # A pretrained model can repeat a name it was told; a fresh one learns it where every caption says one.
+    stages = {"repeat": warm_up(450), "warm_up": warm_up(250, script=Shy())}
     kinds = {kind: Mean(Dispatch(by={kind: reward})) for kind, reward in verdict.items()}
     return Recipe(
         policy=qwen if base else tiny,
@@ -111,7 +105,7 @@ def repic(size: Size = "tiny") -> Recipe:
             lr=pick(size, tiny=3e-4, base=1e-5),
             reference=Adapters() if base else Initial(),
         ),
-        stages={} if base else {"repeat": repeat, "warm_up": warm_up(500, script=Shy())},
+        stages={} if base else stages,
         evaluation=Evaluation(limit=600, sampling=sampling, metrics=kinds if base else {**kinds, "placed": Placed()}),
         ablation=Ablation(
             metric="caption",

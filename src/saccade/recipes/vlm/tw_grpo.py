@@ -121,9 +121,9 @@ class ExactSet(SetOverlap):
 class Hesitant(Script):
     """The gold thought, and an answer that overlooks right options and names wrong ones."""
 
-    overlooked: float = 0.8
+    overlooked: float = 0.85
     """Chance of each right option to be left out."""
-    imagined: float = 0.03
+    imagined: float = 0.02
     """Chance of each other option to be named."""
 
     def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
@@ -138,9 +138,9 @@ class Hesitant(Script):
 @recipe(paper="2505.24718", pillar="vlm")
 def tw_grpo(size: Size = "tiny") -> Recipe:
     base = size == "base"
-    budget = 4096 if base else 48
+    budget = 4096 if base else 40
     tiny = TinyVLM(width=64, layers=2, side=32, patch=16, max_images=2, words=WORDS, segments=("answer",))
-    learn = Train(steps=900, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+    learn = Train(steps=700, groups=32, group_size=1, lr=3e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     stages = {
         "see": Stage(feed=Demonstrations(), objective={"nll": NLL()}, train=learn, rewards={}),
         "hesitate": Stage(
@@ -152,7 +152,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     }
     checkpoint = "Qwen/Qwen2.5-VL-7B-Instruct"
     qwen = HFVisionLanguage(checkpoint, dtype="bfloat16", freeze_vision=True, segments=("answer",))
-    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000, options=6, appear=(2, 4))
+    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000, options=5, appear=(2, 3))
     return Recipe(
         policy=qwen if base else tiny,
         env=SingleTurn(tasks, template=ASK if base else "{prompt}"),

@@ -1,16 +1,17 @@
 """Ground-R1: point at the evidence, see it enlarged, then answer (arXiv:2505.20272).
 
-Mechanism: a grounding turn ``<think>..</think><box>x1,y1,x2,y2</box>`` is answered with that region cut out of the full
-picture; the reward is the final answer's and the form of the turns, never the box's. Where to look is learned from
-whether looking there helped.
+Mechanism: a grounding turn ``<think>..</think><box>x1,y1,x2,y2</box>`` is answered with that region cut out of the
+full picture; the reward is the final answer's and the form of the turns, never the box's. Where to look is learned
+from whether looking there helped.
 
-Without it: the returned crop has the asked size but lies at a random place; turns, pictures, rewards and budget are the
-same.
+Without it: the returned crop has the asked size but lies at a random place; turns, pictures, rewards and budget are
+the same.
 
-Differences: the reward of a right answer is 1 for every task (the paper grades by data set). The KL coefficient of 0.04
-is inferred. The tiny size looks for the one framed digit among three bare ones, in a scene that it sees at a quarter of
-its resolution; it starts from a warm-up whose demonstrations look at a random one of the four in six of ten cases and at
-the framed one in the others, where the paper starts from a pretrained model without supervised stage.
+Differences: the reward of a right answer is 1 for every task (the paper grades by data set). The KL coefficient of
+0.04 is inferred. The tiny size looks for the one framed digit among three bare ones, in a scene that it sees at a
+quarter of its resolution; it starts from a warm-up whose demonstrations look at a random one of the four in six of
+ten cases and at the framed one in the others, where the paper starts from a pretrained model without supervised
+stage.
 """
 
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from saccade.core.content import Content
 from saccade.core.metric import Metric, Models, Row
 from saccade.core.policy import Sampling
 from saccade.core.trajectory import Group, Task
-from saccade.envs.datasets.framed_digits import Closeups, FramedDigits, look, read
+from saccade.envs.datasets.evidence import Closeups, FramedDigits, look, read
 from saccade.envs.datasets.jsonl import JsonlTasks
 from saccade.envs.single import SingleTurn
 from saccade.envs.tools import Crop, ToolEnvironment
@@ -44,8 +45,8 @@ SCENES = FramedDigits(frames=1, bare=3, count=65536)
 MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 TOOLS = "saccade.envs.tools"
 INSTRUCTION = (
-    "{prompt}\nThe picture is {width} x {height} pixels. To look closer, write <think>why</think><box>[x1,y1,x2,y2]</box>; "
-    "when you know, write <think>why</think><answer>the answer</answer>."
+    "{prompt}\nThe picture is {width} x {height} pixels. To look closer, write "
+    "<think>why</think><box>[x1,y1,x2,y2]</box>; when you know, write <think>why</think><answer>the answer</answer>."
 )
 
 

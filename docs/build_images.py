@@ -15,7 +15,7 @@ from saccade.envs import drawing
 from saccade.envs.datasets.changes import ChangedScenes
 from saccade.envs.datasets.coloured_counts import ColouredCounts
 from saccade.envs.datasets.digits import DigitScenes
-from saccade.envs.datasets.framed_digits import FramedDigits
+from saccade.envs.datasets.evidence import FramedDigits
 from saccade.rewards.parse import boxes, tagged
 
 SIDE, GAP, TEXT = 192, 12, 54

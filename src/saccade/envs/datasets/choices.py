@@ -1,8 +1,9 @@
-"""Short clips of coloured handwritten digits and questions with several right answers: which colours appear?
+"""Short clips of coloured handwritten digits and questions about them with one or several right answers.
 
-``which colours appear? A red B blue C white D green E yellow`` has the answer ``A,D``. Half of the questions are
-inverted, as TW-GRPO (arXiv:2505.24718) makes them from existing data: the question is negated, ``which colours do not
-appear?``, and the answer is the complement. Training and test tasks use different digit pictures.
+``which colours appear? A red B blue C white D green E yellow`` has one right answer by default, say ``D``. Half of the
+questions are inverted, as TW-GRPO (arXiv:2505.24718) makes questions of several answers from those of one: negated,
+``which colours do not appear?``, with the complement as answer, ``A,B,C,E``. Training and test tasks use different
+digit pictures.
 """
 
 from __future__ import annotations
@@ -31,14 +32,17 @@ class ColourChoices(Tasks):
     """Task i depends on (seed, part, i) and the settings only.
 
     ``Task.target["answer"]`` holds the right letters, ``A,D``: at least one is right and at least one is not. The gold
-    output lists the colours that appear and judges every option, ``red white, A blue no B red yes ...``, before it answers.
+    output lists the colours that appear and says of every option whether it does, ``red white, A blue no B red yes
+    ...``, before it answers.
     """
 
     count: int = 4096
     options: int = 5
     """Colours to choose from in each question."""
-    appear: tuple[int, int] = (1, 4)
-    """Fewest and most of them that appear."""
+    appear: tuple[int, int] = (1, 1)
+    """Fewest and most of them that appear. One makes questions of one answer, whose inversions have all others."""
+    others: int = 3
+    """Most colours beside the options that appear as well."""
     frames: int = 2
     """Pictures of a clip. Every colour appears in one of them at least."""
     side: int = 32
@@ -57,8 +61,10 @@ class ColourChoices(Tasks):
             raise ConfigError(f"tasks.options must be in [2, {len(LETTERS)}], got {self.options}")
         if not 1 <= self.appear[0] <= self.appear[1] < self.options:
             raise ConfigError(f"tasks.appear must be two numbers 1 <= fewest <= most < options, got {self.appear}")
-        if self.frames < 1 or 4 * self.frames < self.options:
-            raise ConfigError(f"tasks.frames must be >= tasks.options / 4, got {self.frames}")
+        if not 0 <= self.others <= len(canvas.PALETTE) - self.options:
+            raise ConfigError(f"tasks.others must be >= 0 and <= colours that are no options, got {self.others}")
+        if 4 * self.frames < self.appear[1] + self.others:
+            raise ConfigError(f"tasks.frames must be >= (most of appear + others) / 4, got {self.frames}")
         if self.side < 24 or self.side % 2:
             raise ConfigError(f"tasks.side must be even and >= 24, got {self.side}")
         if not 0 <= self.inverted <= 1:
@@ -74,8 +80,9 @@ class ColourChoices(Tasks):
 
     def task(self, index: int) -> Task:
         dice = Dice(numpy_generator(self.seed, "colour choices", self.part, index))
-        offered = dice.sample(tuple(canvas.PALETTE), self.options)
-        shown = set(dice.sample(offered, dice.whole(*self.appear)))
+        colours = dice.sample(tuple(canvas.PALETTE), len(canvas.PALETTE))
+        offered, rest = colours[: self.options], colours[self.options :]
+        shown = set(dice.sample(offered, dice.whole(*self.appear)) + dice.sample(rest, dice.whole(0, self.others)))
         inverted = dice.unit() < self.inverted
         letters = LETTERS[: self.options]
         right = [letter for letter, colour in zip(letters, offered, strict=True) if (colour in shown) != inverted]

@@ -65,7 +65,7 @@ class Introductions(Tasks):
     kinds: tuple[Kind, ...] = KINDS
     side: int = 32
     """Pixels a side of every picture."""
-    colours: int = 8
+    colours: int = 6
     """How many colours of the palette are used."""
     introduced: tuple[int, int] = (1, 2)
     """Fewest and most objects that a caption's pictures introduce."""

@@ -1,7 +1,7 @@
 """Tangled lines: lines run down a picture and cross each other; one of them is asked for, from its dot to its exit.
 
-Between two rows of junctions neighbouring lines may change places, so that every line stays within one column of where it
-was. Where a line ends is the product of all its crossings: easy to find step by step, hard at one glance.
+Between two rows of junctions neighbouring lines may change places, so that every line stays within one column of where
+it was. Where a line ends is the product of all its crossings: easy to find step by step, hard at one glance.
 
 Training and test tasks share no tangle.
 """
@@ -9,6 +9,7 @@ Training and test tasks share no tangle.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from saccade.core.content import Image, Text
 from saccade.core.environment import Split, Tasks
@@ -39,7 +40,7 @@ def words() -> tuple[str, ...]:
 
 def trace(start: tuple[int, int], end: tuple[int, int], way: str) -> tuple[Text]:
     """The output that draws one segment, in ViLaSR's form."""
-    places = '{"start":[%d,%d],"end":[%d,%d]}' % (*start, *end)
+    places = f'{{"start":[{start[0]},{start[1]}],"end":[{end[0]},{end[1]}]}}'
     return (Text(f"<think>{way}</think>Action:Path Tracer[{places}]"),)
 
 
@@ -52,7 +53,7 @@ def answer(exit: str) -> tuple[Text]:
 class TangledLines(Tasks):
     """Generated on demand: task i depends on (seed, part, i) and the settings only.
 
-    ``Task.target``: ``answer`` (the exit's letter) and ``path``, the junctions of the asked line in pixels, top to bottom.
+    ``Task.target``: ``answer`` (the exit's letter) and ``path``, the asked line's junctions in pixels, top to bottom.
     """
 
     count: int = 8192
@@ -95,13 +96,13 @@ class TangledLines(Tasks):
         painted = canvas.background(dice, self.columns * self.cell, (self.levels + 1) * self.cell, self.clutter)
         for column in range(self.columns):
             line = self._path(tangle, column)
-            for here, there in zip(line, line[1:], strict=False):
+            for here, there in pairwise(line):
                 halfway = ((here[0] + there[0]) / 2, (here[1] + there[1]) / 2)
                 canvas.stroke(painted, here, halfway, there, LINE, steps=4 * self.cell)
         path = self._path(tangle, start)
         pixels = drawing.disc(canvas.finished(painted), path[0], self.cell / 4, DOT)
         exit = EXITS[path[-1][0] // self.cell]
-        steps = zip(path, path[1:], strict=False)
+        steps = pairwise(path)
         drawn = [trace(here, there, WAYS[(there[0] - here[0]) // self.cell]) for here, there in steps]
         return Task(
             id=f"tangled lines/{self.part}/{self.seed}/{index}",

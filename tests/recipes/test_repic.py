@@ -92,7 +92,7 @@ def test_shy_demonstrations_omit_six_names_of_ten_and_are_true():
 
 def test_cut_down_recipe_trains():
     small = {"train.steps": 2, "train.groups": 3, "train.group_size": 2}
-    stages = {f"stages.{name}.train.{key}": 2 for name in ("repeat", "warm_up") for key in ("steps", "groups")}
+    stages = {f"stages.{name}.train.{key}": 2 for name in ("captions", "warm_up") for key in ("steps", "groups")}
     recipe = config.overlay(repic("tiny"), small | stages)
     state = train(recipe, Run(), policy=start_policy(recipe, torch.device("cpu")))
     assert state.step == 2

@@ -14,8 +14,8 @@ before. Names then stay as rare as at the start. The floor is a second compariso
 Differences: no dropout in the adapters, so that rollout and update see one network. Boxes overlap in continuous
 coordinates, not in inclusive pixels. The tiny size has coloured handwritten digits as objects, names without
 descriptions, a floor of 24 characters (the shortest caption with a name has 26) in place of 100, and a supervised
-warm-up (gold captions first, then captions that leave out 6 names of 10), because
-nothing is pretrained. Batch size and number of steps of the base size are inferred.
+warm-up (captions alone first) whose captions leave out 6 names of 10, because nothing is pretrained. Batch size and
+number of steps of the base size are inferred.
 """
 
 from collections.abc import Mapping, Sequence
@@ -88,8 +88,10 @@ def repic(size: Size = "tiny") -> Recipe:
     qwen = HFVisionLanguage("Qwen/Qwen2.5-VL-7B-Instruct", lora=lora, dtype="bfloat16", freeze_vision=True)
     tiny = TinyVLM(side=32, patch=8, max_images=3, words=WORDS)
     sampling = Sampling(max_actions=512 if base else 20)
-    # A pretrained model can repeat a name it was told; a fresh one learns it where every caption says one.
-    stages = {"repeat": warm_up(450), "warm_up": warm_up(250, script=Shy())}
+    # Colours and repeating a name are learned from captions; telling objects apart by their colours needs both.
+    captions = SingleTurn(Introductions(kinds=("caption",), count=60_000))
+    first = warm_up(200, env=captions, script=Shy(omitted=0.5))
+    stages = {"captions": first, "warm_up": warm_up(500, script=Shy())}
     kinds = {kind: Mean(Dispatch(by={kind: reward})) for kind, reward in verdict.items()}
     return Recipe(
         policy=qwen if base else tiny,
@@ -100,7 +102,7 @@ def repic(size: Size = "tiny") -> Recipe:
         feed=OnPolicy(sampling=sampling),
         train=Train(
             steps=pick(size, tiny=120, base=250),
-            groups=pick(size, tiny=18, base=16),
+            groups=pick(size, tiny=12, base=16),
             group_size=8,
             lr=pick(size, tiny=3e-4, base=1e-5),
             reference=Adapters() if base else Initial(),

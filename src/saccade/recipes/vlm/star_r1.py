@@ -21,7 +21,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from saccade.core.content import Content, Text
+from saccade.core.content import Content, Text, text_of
 from saccade.core.metric import Metric, Models, Row
 from saccade.core.policy import Sampling
 from saccade.core.schedule import Cosine
@@ -58,7 +58,7 @@ class Careless(Script):
         places = [(i, name) for i in range(len(after)) for name in after[i]]
         chance = [1 - self.overlooked if before[i][name] != after[i][name] else self.imagined for i, name in places]
         named = [place for place, drawn, c in zip(places, random.random(len(places)), chance, strict=True) if drawn < c]
-        thought = tagged(task.gold[0][0].text, "think")
+        thought = tagged(text_of(task.gold[0]), "think")
         answer = ", ".join(triple(after, i, name) for i, name in named)
         return ((Text(f"<think>{thought}</think><answer>{answer}</answer>"),),)
 

@@ -5,12 +5,19 @@ nothing, so that groups which never hit the exact set still differ in reward; (2
 how much the group's predictive distributions differ there (1 where they agree, ``alpha = 1.7`` where they differ most).
 
 Without it: 1 for the exact set of options, 0 for everything else, and equal weights: GRPO with a mean over all tokens.
-Groups in which nobody (or everybody) is exactly right teach nothing. A second comparison, weights alone, is ``saccade
-ablate tw_grpo --rewards.accuracy.class saccade.recipes.vlm.tw_grpo.ExactSet`` against the same with ``alpha = 1``.
+Groups in which nobody (or everybody) is exactly right teach nothing. Weights alone are compared by
+``--objective.pg.alpha 1``.
 
 Differences: the extremes of the divergence are taken over the positions that some member of the group reached, so that
-weights do not depend on padding. The tiny size has clips of two pictures, questions inverted when they are made, and a
-supervised warm-up on demonstrations that overlook right options and name wrong ones, because nothing is pretrained.
+weights do not depend on padding. The tiny size has clips of two pictures, questions of one answer and their inversions
+of four, and a supervised warm-up, first on gold outputs, then on demonstrations that leave most right options out,
+because nothing is pretrained. The clip range is that of its predecessors (inferred; there is one update a batch, so it
+never cuts).
+
+Limits seen on tiny tasks: where exact sets are found by chance in every second group or so (questions of two or three
+right answers out of five), the binary reward learns as fast or faster, for it never rewards a single safe letter.
+Positions after a member's end count as uniform, which makes them the largest divergence by far; elsewhere the weights
+stay within a few per cent of 1.
 """
 
 from dataclasses import dataclass, replace
@@ -23,7 +30,7 @@ from torch import Tensor
 
 from saccade.advantages.group import GroupNorm
 from saccade.core.batch import Batch
-from saccade.core.content import Content, Text
+from saccade.core.content import Content, Text, text_of
 from saccade.core.errors import ConfigError
 from saccade.core.objective import Loss, Objective
 from saccade.core.policy import LogProbs, Sampling
@@ -121,7 +128,7 @@ class ExactSet(SetOverlap):
 class Hesitant(Script):
     """The gold thought, and an answer that overlooks right options and names wrong ones."""
 
-    overlooked: float = 0.85
+    overlooked: float = 0.8
     """Chance of each right option to be left out."""
     imagined: float = 0.02
     """Chance of each other option to be named."""
@@ -131,7 +138,7 @@ class Hesitant(Script):
         chance = [1 - self.overlooked if letter.lower() in right else self.imagined for letter in letters]
         drawn = random.random(len(letters))
         answer = ",".join(letter for letter, u, c in zip(letters, drawn, chance, strict=True) if u < c)
-        thought = tagged(task.gold[0][0].text, "think")
+        thought = tagged(text_of(task.gold[0]), "think")
         return ((Text(f"<think>{thought}</think><answer>{answer}</answer>"),),)
 
 
@@ -152,7 +159,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
     }
     checkpoint = "Qwen/Qwen2.5-VL-7B-Instruct"
     qwen = HFVisionLanguage(checkpoint, dtype="bfloat16", freeze_vision=True, segments=("answer",))
-    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000, options=5, appear=(2, 3))
+    tasks = JsonlTasks("clevrer_counterfactual.jsonl") if base else ColourChoices(count=20_000)
     return Recipe(
         policy=qwen if base else tiny,
         env=SingleTurn(tasks, template=ASK if base else "{prompt}"),
@@ -162,7 +169,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
         objective={"pg": FocusedClip(low=0.2, high=0.2, alpha=1.7)},
         feed=OnPolicy(sampling=Sampling(max_actions=budget)),
         train=Train(
-            steps=pick(size, tiny=200, base=500),
+            steps=pick(size, tiny=80, base=500),
             groups=pick(size, tiny=8, base=2),
             group_size=8,
             lr=pick(size, tiny=2e-4, base=1e-6),
@@ -175,6 +182,7 @@ def tw_grpo(size: Size = "tiny") -> Recipe:
         ),
         ablation=Ablation(
             metric="exact",
+            seeds=(1, 2, 3),
             without={
                 "rewards.accuracy": {"class": "saccade.recipes.vlm.tw_grpo.ExactSet", "field": "answer"},
                 "objective.pg.alpha": 1.0,

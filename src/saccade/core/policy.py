@@ -175,8 +175,10 @@ class CriticSpec(ABC):
 class Actor(Protocol):
     """Anything that can act and be given new weights: the policy itself, a served engine, a remote worker."""
 
-    seeded: bool
-    """Whether equal seeds give equal samples."""
+    @property
+    def seeded(self) -> bool:
+        """Whether equal seeds give equal samples."""
+        ...
 
     def act(
         self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]

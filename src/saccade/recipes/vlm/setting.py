@@ -64,9 +64,9 @@ def sight(steps: int = 200) -> Stage:
     return warm_up(steps, env=SingleTurn(DigitScenes(kinds=("crowd",), count=65536)))
 
 
-def warm_up(steps: int = 500, *, env: EnvironmentSpec | None = None, script: Script = Gold(), tasks: int = 32) -> Stage:
-    """Supervised start on demonstrations of ``tasks`` tasks a step: a randomly initialised model has nothing to say."""
-    train = Train(steps=steps, groups=tasks, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
+def warm_up(steps: int = 500, *, env: EnvironmentSpec | None = None, script: Script = Gold()) -> Stage:
+    """Supervised start on demonstrations, so that a randomly initialised model has something to say."""
+    train = Train(steps=steps, groups=32, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     feed = Demonstrations(script=script)
     # Each answer counts once: the many tokens of a box would drown the one of a number.
     return Stage(feed=feed, objective={"nll": NLL()}, train=train, average="trajectory", rewards={}, env=env)

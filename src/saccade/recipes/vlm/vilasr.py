@@ -80,7 +80,7 @@ def vilasr(size: Size = "tiny") -> Recipe:
         objective={"pg": DualClip(low=0.2, high=0.3, c=3.0)},
         feed=OnPolicy(sampling=sampling),
         train=Train(steps=pick(size, tiny=40, base=1000), groups=8, group_size=8, lr=pick(size, tiny=5e-4, base=1e-6)),
-        stages=pick(size, tiny={"warm_up": warm_up(250, tasks=16)}, base={}),
+        stages=pick(size, tiny={"warm_up": warm_up(250)}, base={}),
         evaluation=Evaluation(
             sampling=sampling, limit=300, metrics={"accuracy": Mean(ExactMatch()), "form": Mean(CarriedOut())}
         ),

@@ -40,6 +40,11 @@ here what it is said to do, and are no benchmark of the method.
 """
 
 
+def ours() -> list[Entry]:
+    """The library's recipes; whoever imports this may have registered some of their own."""
+    return [entry for entry in catalogue().values() if entry.make.__module__.startswith("saccade.")]
+
+
 def results() -> dict[str, dict[str, Any]]:
     """Committed ablation results by recipe."""
     found = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "ablations").glob("*.json"))]
@@ -77,7 +82,7 @@ def effect(result: Mapping[str, Any] | None) -> str:
 def table(link: str, found: Mapping[str, dict[str, Any]]) -> str:
     """One row a recipe; ``link`` is the page the rows point into."""
     rows = ["| recipe | paper | what it is | ablation |", "| --- | --- | --- | --- |"]
-    for entry in catalogue().values():
+    for entry in ours():
         name = f"[`{entry.name}`]({link}{anchor(entry)})"
         rows.append(f"| {name} | {paper(entry)} | {title(entry)} | {result_of(entry, found)} |")
     return "\n".join(rows) + "\n"
@@ -119,7 +124,7 @@ def page() -> str:
     """docs/recipes.md."""
     found = results()
     parts = [INTRODUCTION, table("", found)]
-    for pillar, entries in groupby(catalogue().values(), key=lambda entry: entry.pillar):
+    for pillar, entries in groupby(ours(), key=lambda entry: entry.pillar):
         parts.append(f"## {PILLARS[pillar]}\n")
         parts += [section(entry, found.get(entry.name)) for entry in entries]
     return "\n".join(parts)

@@ -157,14 +157,14 @@ def test_decoding_stops_when_all_rows_ended():
 
 
 def test_log_prob_reads_each_prompt_and_each_suffix_position_once():
-    """A prompt of 16 + 1 + 1 positions, 4 suffixes of 3 tokens of which the last predicts nothing: 18 + 4 * 2."""
+    """A prompt of 4 + 1 + 1 positions, 4 suffixes of 3 tokens of which the last predicts nothing: 6 + 4 * 2."""
     policy = SPEC.build(CPU)
     prompt = start(picture(0), Text("read"))
     batch = pack([[Trajectory(prompt, [turn(policy, "red blue")]) for _ in range(4)]])
     before = policy.trunk.positions_read
     policy.log_prob(batch)
-    assert policy.trunk.positions_read - before == 18 + 4 * 2
-    assert policy.size(batch.trajectories[0]) == 18 + 3
+    assert policy.trunk.positions_read - before == 6 + 4 * 2
+    assert policy.size(batch.trajectories[0]) == 6 + 3
 
 
 def test_the_same_picture_in_two_prompts_is_encoded_once():

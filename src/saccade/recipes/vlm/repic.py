@@ -113,6 +113,7 @@ def repic(size: Size = "tiny") -> Recipe:
             metric="caption",
             without={"rewards.verdict.by.caption.weight": 0.0},
             note="caption: share of introduced names (one or two) that a caption of held-out pictures mentions, "
-            "sampled",
+            "sampled. Seeds differ in how well the warm-up has learned to repeat the right name (before), and with it "
+            "in how far names can be rewarded.",
         ),
     )

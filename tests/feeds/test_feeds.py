@@ -20,6 +20,7 @@ from saccade.feeds.demonstrations import Demonstrations, Script
 from saccade.feeds.on_policy import NonUniform, OnPolicy
 from saccade.feeds.preferences import Preferences, RankedPairs
 from saccade.feeds.replay import Replay
+from saccade.feeds.shared_turn import SharedTurn
 
 TASKS = LetterTasks()
 
@@ -186,6 +187,21 @@ def test_replay_adds_old_groups_with_their_old_log_probabilities():
     assert len(steps[1]) == 6
     assert all(id(g) in fresh for g in steps[1][4:])
     assert feed.stats == {**feed.inner.stats, "replayed": 2.0, "buffer": 3.0}
+
+
+def test_shared_first_turns_are_drawn_once_and_continued_apart():
+    game = LetterGame(TASKS, max_turns=2)
+    (groups,) = take(SharedTurn(OnPolicy(), first=2), 1, env=game, group_size=6)
+    for group in groups:
+        first = [t.turns[0].output[0].text for t in group]
+        assert first == [first[0]] * 3 + [first[3]] * 3
+    seconds = {tuple(t.turns[1].output[0].text for t in group[:3] if t.num_turns > 1) for group in groups}
+    assert any(len(set(second)) > 1 for second in seconds)
+
+
+def test_group_that_cannot_be_shared_evenly_is_refused():
+    with pytest.raises(ConfigError, match=r"multiple of feed\.first = 4"):
+        take(SharedTurn(OnPolicy(), first=4), 1)
 
 
 @pytest.mark.parametrize("make", [lambda: OnPolicy(refill=-1), lambda: Replay(capacity=0), lambda: Adaptive(pool=0)])

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 
 from saccade.core import config
-from saccade.core.content import Text, text_of
+from saccade.core.content import Text
 from saccade.core.policy import Sampling
 from saccade.core.trajectory import Trajectory
 from saccade.feeds.demonstrations import ScriptedActor
 from saccade.learn.loop import Run, train
-from saccade.recipes.vlm.vilasr import AtOneGlance, CarriedOut, vilasr
+from saccade.recipes.vlm.vilasr import CarriedOut, vilasr
 from saccade.rollout.lockstep import rollout
 from saccade.rollout.score import score
 from saccade.testing import check_environment
@@ -65,13 +65,14 @@ def test_environment_keeps_its_contract():
     check_environment(vilasr().env)
 
 
-def test_without_drawing_the_answer_is_the_whole_demonstration():
+def test_without_the_mechanism_the_picture_comes_back_as_it_was():
     recipe = vilasr()
     off = config.overlay(recipe, recipe.ablation.without)
-    assert off.env.max_turns == 1
-    assert isinstance(off.stages["warm_up"].feed.script, AtOneGlance)
-    (said,) = AtOneGlance()(recipe.env.tasks[0], np.random.default_rng(0))
-    assert "Answer" in text_of(said)
+    task = off.env.tasks[0]
+    environment = off.env.make()
+    environment.reset(task, 0)
+    (shown,) = environment.step(task.gold[0]).observation.content
+    np.testing.assert_array_equal(shown.pixels, task.prompt[0].pixels)
 
 
 def test_a_step_of_every_stage_runs():

@@ -4,10 +4,7 @@ Mechanism: the policy draws on the picture (``Action: Path Tracer`` with a segme
 box) and is shown the drawn picture before it goes on. Form is paid only to right answers: 0.5 accuracy + 0.5 form if
 the answer is right, else 0. There is no KL term.
 
-Without it: the policy answers at one glance, without drawing (GRPO on a single turn), in the warm-up as in RL;
-tasks, steps, rewards and sizes are the same. That the picture comes back *drawn* is another matter and can be
-switched off with ``--env.tools.'Path Tracer'.class saccade.envs.tools.Unchanged``: at the tiny size the policy's own
-words hold the exact places it drew, so that nothing is lost.
+Without it: the picture comes back undrawn, in the warm-up as in RL; turns, texts, rewards and budget are the same.
 
 Differences: reflective rejection sampling, the paper's stage between supervised start and RL, is left out. The form
 of a turn is that its call could be carried out; the paper also wants every turn to open with a thought. The tiny
@@ -16,20 +13,16 @@ photographs, because the card's 6 x 6 maze is beyond a network of this size in m
 instead of 4.
 """
 
-from dataclasses import dataclass
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from saccade.advantages.group import GroupNorm
-from saccade.core.content import Content
 from saccade.core.policy import Sampling
 from saccade.core.reward import SampleReward
-from saccade.core.trajectory import Task, Trajectory
+from saccade.core.trajectory import Trajectory
 from saccade.envs.datasets.jsonl import JsonlTasks
 from saccade.envs.datasets.tangled_lines import TangledLines, words
 from saccade.envs.tools import ActionCalls, DrawBox, DrawLine, ToolEnvironment
 from saccade.evaluate.samples import Mean
-from saccade.feeds.demonstrations import Script
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import DualClip
 from saccade.policies.token.hf import HFVisionLanguage
@@ -40,14 +33,6 @@ from saccade.rewards.combine import Gate, Sum
 from saccade.rewards.verify import ExactMatch
 
 MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-
-
-@dataclass(frozen=True)
-class AtOneGlance(Script):
-    """The answer without the drawing that leads to it."""
-
-    def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
-        return task.gold[-1:]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,16 +64,18 @@ def vilasr(size: Size = "tiny") -> Recipe:
         average="action",
         objective={"pg": DualClip(low=0.2, high=0.3, c=3.0)},
         feed=OnPolicy(sampling=sampling),
-        train=Train(steps=pick(size, tiny=40, base=1000), groups=8, group_size=8, lr=pick(size, tiny=5e-4, base=1e-6)),
-        stages=pick(size, tiny={"warm_up": warm_up(250)}, base={}),
+        train=Train(steps=pick(size, tiny=25, base=1000), groups=8, group_size=8, lr=pick(size, tiny=3e-4, base=1e-6)),
+        stages=pick(size, tiny={"warm_up": replace(warm_up(300), average="action")}, base={}),
         evaluation=Evaluation(
             sampling=sampling, limit=300, metrics={"accuracy": Mean(ExactMatch()), "form": Mean(CarriedOut())}
         ),
         ablation=Ablation(
             metric="accuracy",
             without={
-                "env.max_turns": 1,
-                "stages.warm_up.feed.script": {"class": "saccade.recipes.vlm.vilasr.AtOneGlance"},
+                "env.tools.Path Tracer": {
+                    "class": "saccade.envs.tools.Unchanged",
+                    "tool": {"class": "saccade.envs.tools.DrawLine", "thickness": 2},
+                }
             },
             margin=0.1,
         ),

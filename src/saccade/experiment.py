@@ -75,8 +75,8 @@ def commit() -> str:
 class _Evaluator:
     """Evaluates before, during and after training; what it found is written beside the metrics."""
 
-    def __init__(self, recipe: Recipe, log: MetricsLog, folder: Path) -> None:
-        self._recipe, self._log, self._folder = recipe, log, folder
+    def __init__(self, recipe: Recipe, log: MetricsLog) -> None:
+        self._recipe, self._log = recipe, log
         self.reports: dict[int, Report] = {}
 
     def start(self, state: TrainState, recipe: Recipe) -> None:
@@ -173,7 +173,7 @@ def run(
         (folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
     log = MetricsLog(folder)
     policy = start_policy(recipe, device, observers)
-    evaluator = _Evaluator(recipe, log, folder)
+    evaluator = _Evaluator(recipe, log)
     everyone = (log, evaluator, *observers)
     checkpoints = folder / "checkpoints"
     going = Run(checkpoints, save_every, resume, device, everyone)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ class Family:
     start: Callable[[Policy], None] = lambda policy: None
     """Brings a fresh policy into a state in which all its weights matter."""
 
-    def build(self) -> Policy:
-        policy = self.spec().build(torch.device("cpu"), seed=1)
+    def build(self, **settings: Any) -> Policy:
+        policy = replace(self.spec(), **settings).build(torch.device("cpu"), seed=1)
         self.start(policy)
         return policy
 

@@ -83,6 +83,52 @@ def test_log_prob_of_what_was_done_is_the_behaviour_log_prob(policy, keeps):
     assert bool((out.logp[~batch.mask] == 0).all())
 
 
+@pytest.fixture(scope="module")
+def both(family):
+    """The policy in float64 twice, with the same weights: prompts shared, and the plain path."""
+    return family.build().double().eval(), family.build(prefix="plain").double().eval()
+
+
+def weighted_gradient(policy, batch):
+    """Of a random weighting of all log-probs, over the whole model, as one vector."""
+    weight = torch.randn(batch.mask.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    logp = policy.log_prob(batch).logp
+    parameters = [p for p in policy.parameters() if p.requires_grad]
+    found = torch.autograd.grad((weight * logp).sum(), parameters, allow_unused=True)
+    flat = [(torch.zeros_like(p) if g is None else g).flatten() for p, g in zip(parameters, found, strict=True)]
+    return logp.detach(), torch.cat(flat)
+
+
+@pytest.mark.parametrize("keeps", KEEPS.values(), ids=KEEPS)
+def test_shared_and_plain_prefixes_give_the_same_values_and_gradients(both, keeps):
+    """Prompts of unequal length, with no, one or several pictures; groups of unequal size; pictured observations."""
+    shared, plain = both
+    assert shared.shared and not plain.shared
+    batch = pack(rollout(shared, keeps))
+    (logp, gradient), (expected, plain_gradient) = (weighted_gradient(policy, batch) for policy in both)
+    assert float((logp - expected).abs().max()) < 1e-9
+    assert float((gradient - plain_gradient).norm()) <= 1e-7 * float(plain_gradient.norm())
+
+
+def test_shared_and_plain_prefixes_agree_in_single_precision(family, policy):
+    batch = pack(rollout(policy, (None, None)))
+    plain = family.build(prefix="plain").eval()
+    (logp, gradient), (expected, plain_gradient) = (weighted_gradient(each, batch) for each in (policy, plain))
+    assert float((logp - expected).abs().max()) < 1e-5
+    assert float((gradient - plain_gradient).norm()) <= 1e-5 * float(plain_gradient.norm())
+
+
+def test_shared_and_plain_prefixes_draw_the_same_samples(both):
+    """Several prompts at once, some with turns behind them, two samples of each context."""
+    begun = [trajectory for group in rollout(both[0], (None,)) for trajectory in group]
+    contexts = [*(Context(prompt(i)) for i in range(4)), *(t.context(1) for t in begun if t.num_turns > 1)]
+    seeds = range(2 * len(contexts))
+    drawn = [policy.act(contexts, n=2, sampling=Sampling(max_actions=9), seeds=seeds) for policy in both]
+    assert same(*drawn)
+    for one, other in zip(*([act.logp for some in acts for act in some] for acts in drawn), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=0)
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_log_prob_is_taken_at_the_temperature_of_the_turn(policy, temperature):
     batch = pack(rollout(policy, sampling=Sampling(max_actions=5, temperature=temperature, top_p=0.7)))
@@ -329,7 +375,7 @@ def test_builds_are_repeatable_and_leave_the_global_generator_alone(family):
 
 def test_size_counts_the_positions_of_prompt_observations_and_actions(policy):
     short, long = rollout(policy, prompts=1)[0][0], rollout(policy, (None, None), prompts=1)[0][0]
-    assert policy.size(short) > short.num_actions
+    assert policy.size(short) + policy.shared_size(short.prompt) > short.num_actions
     assert policy.size(long) > policy.size(short)
     added = Trajectory(
         short.prompt, [*short.turns[:-1], turn(policy.encode([Context(short.prompt)], [(Text("red"),)])[0])]

@@ -2,11 +2,14 @@
 
 import copy
 import json
+from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import scaled_dot_product_attention
 
 from saccade.core.batch import pack
 from saccade.core.content import Array, Image, Text, Video
@@ -14,7 +17,6 @@ from saccade.core.errors import CapabilityError, CheckpointError, ConfigError, D
 from saccade.core.policy import Need, Sampling
 from saccade.core.trajectory import Context, Observation, Prompt, Task, Trajectory, Turn
 from saccade.policies.token.tiny import TinyVLM
-from saccade.policies.token.trunk import Memory
 
 CPU = torch.device("cpu")
 SPEC = TinyVLM(width=32, layers=2, heads=2, side=32, bins=8)
@@ -81,9 +83,8 @@ def plain_log_prob(policy, batch):
                 parts += [trunk.embed(ids[place:visual]), features]
                 place = visual + len(features)
             x = torch.cat([*parts, trunk.embed(ids[place:])])[None]
-            hidden = trunk.norm(
-                trunk._blocks(x, torch.arange(len(ids))[None], [Memory() for _ in trunk.blocks], None)[0]
-            )
+            attend = partial(scaled_dot_product_attention, is_causal=True)
+            hidden = trunk.norm(trunk._blocks(x, torch.arange(len(ids))[None], [attend] * len(trunk.blocks))[0])
             logits = policy.head(hidden[len(context) - 1 : -1]) / step.record.temperature
             logp = torch.log_softmax(logits, -1).gather(1, step.record.ids[:, None])[:, 0]
             end = column + step.num_actions
@@ -164,7 +165,9 @@ def test_log_prob_reads_each_prompt_and_each_suffix_position_once():
     before = policy.trunk.positions_read
     policy.log_prob(batch)
     assert policy.trunk.positions_read - before == 6 + 4 * 2
-    assert policy.size(batch.trajectories[0]) == 6 + 3
+    assert policy.size(batch.trajectories[0]) == 3 and policy.shared_size(prompt) == 6
+    plain = replace(SPEC, prefix="plain").build(CPU)
+    assert plain.size(batch.trajectories[0]) == 6 + 3 and plain.shared_size(prompt) == 0
 
 
 def test_the_same_picture_in_two_prompts_is_encoded_once():

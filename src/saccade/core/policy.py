@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from saccade.core.content import Content
 from saccade.core.errors import CapabilityError, ConfigError
-from saccade.core.trajectory import Context, Trajectory
+from saccade.core.trajectory import Context, Prompt, Trajectory
 
 if TYPE_CHECKING:
     from saccade.core.batch import Batch
@@ -125,7 +126,29 @@ class Policy(nn.Module, ABC):
 
     @abstractmethod
     def size(self, trajectory: Trajectory) -> int:
-        """Cost of one trajectory in ``log_prob``, in units of ``Train.micro_size`` (positions, latents)."""
+        """Cost of one trajectory in ``log_prob``, in units of ``Train.micro_size`` (positions, latents).
+
+        Without what the trajectories of a prompt cost together (``shared_size``).
+        """
+
+    def shared_size(self, prompt: Prompt) -> int:
+        """Cost of a prompt in each micro-batch in which it occurs, however many trajectories start from it."""
+        return 0
+
+    def accumulate(self, micros: Sequence[Batch]) -> Iterator[Batch]:
+        """The micro-batches of one gradient, in order.
+
+        The loss of each must have been backpropagated when the next one is asked for; the gradient is complete when
+        there is none left. Policies that share work between micro-batches do it here.
+        """
+        yield from micros
+
+    def remember_prompts(self, budget: int) -> AbstractContextManager[None]:
+        """Context in which ``act`` may keep what it computed of prompts for later turns and the next ``accumulate``.
+
+        Of up to ``budget`` units of ``size`` it may keep what the gradient needs.
+        """
+        return nullcontext()
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
@@ -197,8 +220,10 @@ class LocalActor:
 
     seeded = True
 
-    def __init__(self, policy: Policy, version: int = 0) -> None:
+    def __init__(self, policy: Policy, version: int = 0, *, budget: int = 0) -> None:
+        """``budget``: see ``Policy.remember_prompts``."""
         self.policy = policy
+        self.budget = budget
         self._version = version
 
     @property
@@ -211,7 +236,8 @@ class LocalActor:
         training = self.policy.training
         self.policy.eval()
         try:
-            return self.policy.act(contexts, n=n, sampling=sampling, seeds=seeds)
+            with self.policy.remember_prompts(self.budget):
+                return self.policy.act(contexts, n=n, sampling=sampling, seeds=seeds)
         finally:
             self.policy.train(training)
 

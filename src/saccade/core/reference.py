@@ -14,7 +14,7 @@ import torch
 from saccade.core.content import Content
 from saccade.core.errors import ConfigError
 from saccade.core.policy import Act, LogProbs, Need, Policy, Sampling
-from saccade.core.trajectory import Context, Trajectory
+from saccade.core.trajectory import Context, Prompt, Trajectory
 
 if TYPE_CHECKING:
     from saccade.core.batch import Batch
@@ -124,6 +124,9 @@ class AdaptersOff(Policy):
 
     def size(self, trajectory: Trajectory) -> int:
         return self._policy[0].size(trajectory)
+
+    def shared_size(self, prompt: Prompt) -> int:
+        return self._policy[0].shared_size(prompt)
 
     def save_pretrained(self, folder: Path) -> None:
         with self._policy[0].without_adapters():

@@ -95,7 +95,10 @@ def train(recipe: Recipe, run: Run, policy: Policy | None = None, actor: Actor |
     saved = checkpoint.latest(run.checkpoints) if run.resume and run.checkpoints else None
     if saved is not None:
         checkpoint.restore(saved, state, feed, identity)
-    actor = actor or LocalActor(policy)
+    # The first update of a step takes place under the weights of its rollouts; if it takes in all of them, the graph of
+    # their prompts is the one it needs.
+    budget = recipe.train.micro_size if recipe.train.minibatches == 1 else 0
+    actor = actor or LocalActor(policy, budget=budget)
     actor.sync(policy, state.version)
     for observer in run.observers:
         observer.start(state, recipe)

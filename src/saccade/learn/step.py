@@ -30,23 +30,26 @@ def minibatches(batch: Batch, train: Train, generator: torch.Generator) -> Itera
 
 def microbatches(batch: Batch, policy: Policy, micro_size: int, *, split_groups: bool) -> Iterator[Batch]:
     """Cuts of at most ``micro_size`` units, in order. Groups are split only if allowed and needed."""
-    sizes = torch.tensor([policy.size(trajectory) for trajectory in batch.trajectories])
-    if int(sizes.sum()) <= micro_size:
+    sizes = [policy.size(trajectory) for trajectory in batch.trajectories]
+    shared = [policy.shared_size(prompt) for prompt in batch.prompts]
+    if sum(sizes) + sum(shared) <= micro_size:
         yield batch
         return
-    blocks = list(range(len(batch))) if split_groups else batch.group.tolist()
+    group = batch.group.tolist()
+    blocks = list(range(len(batch))) if split_groups else group
     cost: dict[int, int] = {}
-    for block, size in zip(blocks, sizes.tolist(), strict=True):
+    for block, size in zip(blocks, sizes, strict=True):
         cost[block] = cost.get(block, 0) + size
     rows: list[int] = []
     filled = 0
     current = None
     for row, block in enumerate(blocks):
         if block != current:
-            if rows and filled + cost[block] > micro_size:
+            prompt = 0 if rows and group[rows[-1]] == group[row] else shared[group[row]]
+            if rows and filled + prompt + cost[block] > micro_size:
                 yield batch.take(torch.tensor(rows))
-                rows, filled = [], 0
-            filled += cost[block]
+                rows, filled, prompt = [], 0, shared[group[row]]
+            filled += prompt + cost[block]
             current = block
         rows.append(row)
     yield batch.take(torch.tensor(rows))
@@ -95,7 +98,8 @@ def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float
     split = all(objective.unit == "trajectory" for objective in recipe.objective.values())
     stats: dict[str, torch.Tensor] = {}
     state.optimiser.zero_grad(set_to_none=True)
-    for micro in microbatches(batch, state.policy, recipe.train.micro_size, split_groups=split):
+    micros = list(microbatches(batch, state.policy, recipe.train.micro_size, split_groups=split))
+    for micro in state.policy.accumulate(micros):
         out = evaluate_actions(recipe, state, micro)
         loss, found = total_loss(recipe.objective, micro, out)
         found["policy/actor_mismatch_k1"] = micro.mean_actions(micro.old_logp - out.logp.detach())

@@ -126,11 +126,11 @@ def qwen_ids(tokenizer: PreTrainedTokenizerFast) -> dict[str, Any]:
     return {key: tokenizer.convert_tokens_to_ids(token) for key, token in names.items()}
 
 
-def qwen2_5_vl(seed: int):
+def qwen2_5_vl(seed: int, **text: Any):
     tokenizer = train_tokenizer(QWEN_SPECIALS, "<|im_end|>", QWEN_TEMPLATE)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
     config = Qwen2_5_VLConfig(
-        text_config={**text_sizes(tokenizer), "rope_parameters": rope},
+        text_config={**text_sizes(tokenizer), "rope_parameters": rope, **text},
         vision_config=dict(
             depth=2, hidden_size=32, intermediate_size=48, num_heads=2, out_hidden_size=48, patch_size=8,
             window_size=32, fullatt_block_indexes=[1],
@@ -141,6 +141,11 @@ def qwen2_5_vl(seed: int):
     torch.manual_seed(seed)
     processor = Qwen2VLImageProcessorPil(patch_size=8, size={"shortest_edge": 16 * 16, "longest_edge": 64 * 64})
     return Qwen2_5_VLForConditionalGeneration(config), tokenizer, processor
+
+
+def sliding(seed: int):
+    """Qwen2.5-VL whose second layer sees 16 positions: fewer than a prompt, more than a turn."""
+    return qwen2_5_vl(seed, use_sliding_window=True, sliding_window=16, max_window_layers=1)
 
 
 def qwen2_vl(seed: int):
@@ -226,4 +231,4 @@ def llava(seed: int):
     return LlavaForConditionalGeneration(config), tokenizer, processor
 
 
-BUILDERS = {make.__name__: make for make in (qwen2_vl, qwen2_5_vl, qwen3_vl, idefics3, smolvlm, llava)}
+BUILDERS = {make.__name__: make for make in (qwen2_vl, qwen2_5_vl, sliding, qwen3_vl, idefics3, smolvlm, llava)}

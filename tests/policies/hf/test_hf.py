@@ -13,7 +13,7 @@ from saccade.core.content import Array, Image, Text
 from saccade.core.errors import CapabilityError, DataError
 from saccade.core.policy import Need, Sampling
 from saccade.core.trajectory import Context, Observation, Prompt, Task, Trajectory, forced_turn
-from saccade.policies.token import hf_policy
+from saccade.policies.token import policy as token_policy
 from saccade.policies.token.families import FAMILIES
 from saccade.policies.token.hf import HFVisionLanguage
 from saccade.policies.token.record import TokenRecord
@@ -155,18 +155,19 @@ def test_pictures_are_encoded_once_for_all_samples_and_trajectories(make):
         lengths.clear()
         policy.log_prob(batch)
         assert (len(calls), lengths) == (1, [6])
-        # Episodes of 2 groups by 2: 1 + 2 pictures in prompts, and 3 pictured answers after each of 2 turns. Where the
-        # context is rewritten, answers appear in several rows and are encoded once all the same.
+        # Episodes of 2 groups by 2: 1 + 2 pictures in prompts, read with these, and 3 pictured answers after each of 2
+        # turns. Where the context is rewritten, answers appear in several rows and are encoded once all the same.
         for keep in (None, 2):
             batch = episodes(policy, keep=keep)
             calls.clear()
             lengths.clear()
             policy.log_prob(batch)
-            assert (len(calls), lengths) == (1, [9])
+            assert (len(calls), lengths) == (2, [3, 6])
     counting.remove()
 
 
-def test_prompts_run_through_the_decoder_once_per_group(make):
+def test_prompts_run_through_the_decoder_once_per_group_and_nothing_is_padded(make):
+    """The last token of a row predicts nothing and is not read."""
     policy = make()
     batch = rolled_out(policy, sizes=(4, 4, 4, 4))
     decoder = policy.base.get_submodule(f"model.{policy.family.decoder}")
@@ -176,8 +177,8 @@ def test_prompts_run_through_the_decoder_once_per_group(make):
     )
     policy.log_prob(batch)
     handle.remove()
-    longest = max(len(policy.reader.prompt(prompt.content).ids) for prompt in batch.prompts)
-    assert seen == [(4, longest), (16, int(batch.length.max()) - 1)]
+    once = sum(len(policy.reader.prompt(prompt.content).ids) for prompt in batch.prompts)
+    assert seen == [(1, once), (1, int((batch.length - 1).sum()))]
 
 
 def test_the_head_never_sees_prompt_positions(make):
@@ -203,7 +204,7 @@ def test_logits_in_parts_change_neither_value_nor_gradient(make, monkeypatch):
         return out, gradient(policy, (out.logp + 0.3 * out.entropy + 0.7 * out.kl).sum())
 
     whole, whole_gradient = evaluate()
-    monkeypatch.setattr(hf_policy, "LOGITS_AT_ONCE", 4 * policy.head.out_features)
+    monkeypatch.setattr(token_policy, "LOGITS_AT_ONCE", 4 * policy.head.out_features)
     parts, parts_gradient = evaluate()
     for name in ("logp", "entropy", "kl", "distribution"):
         assert (getattr(whole, name) - getattr(parts, name)).abs().max() < 1e-12
@@ -289,15 +290,20 @@ def test_size_counts_the_positions_of_the_rows(make):
     policy = make()
     batch = episodes(policy)
     trajectory = batch.trajectories[0]
-    length = len(policy.reader.prompt(trajectory.prompt.content).ids) + trajectory.num_actions
-    length += sum(len(policy.reader.observe(t, t.observation).ids) for t in trajectory.turns[:-1])
-    assert policy.size(trajectory) == length
+    prompt = len(policy.reader.prompt(trajectory.prompt.content).ids)
+    answers = sum(len(policy.reader.observe(t, t.observation).ids) for t in trajectory.turns[:-1])
+    assert policy.size(trajectory) == trajectory.num_actions + answers
+    assert policy.shared_size(trajectory.prompt) == prompt
+    plain = make(prefix="plain")
+    assert plain.size(trajectory) == prompt + trajectory.num_actions + answers
+    assert plain.shared_size(trajectory.prompt) == 0
     for keep in (0, 1, 2):
         batch = episodes(policy, turns=4, keep=keep)
         for trajectory in batch.trajectories:
             rows = batch_rows(pack([[trajectory]]), policy.reader)
             prompt = len(rows.prefix[0].ids)
-            assert policy.size(trajectory) == rows.positions + (len(rows.prompt) - 1) * prompt
+            assert policy.size(trajectory) == rows.positions - prompt
+            assert plain.size(trajectory) == rows.positions + (len(rows.prompt) - 1) * prompt
 
 
 def test_bfloat16_agrees_loosely(make):

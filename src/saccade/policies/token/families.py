@@ -224,11 +224,9 @@ def family_of(config: Any, where: str) -> type[Family]:
     """The family of a model configuration.
 
     Raises:
-        ConfigError: there is none, or the model attends through a sliding window, which the shared prefix cannot serve.
+        ConfigError: there is none.
     """
     if config.model_type not in FAMILIES:
         known = ", ".join(FAMILIES)
         raise ConfigError(f"{where}: architecture {config.model_type!r} is not supported; supported are {known}")
-    if "sliding_attention" in (getattr(config.get_text_config(), "layer_types", None) or ()):
-        raise ConfigError(f"{where}: models with sliding-window attention are not supported")
     return FAMILIES[config.model_type]

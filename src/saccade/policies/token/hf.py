@@ -37,8 +37,12 @@ class HFVisionLanguage(PolicySpec):
     """Least area of a picture after scaling; the checkpoint's own if None."""
     max_pixels: int | None = None
     """Largest area of a picture after scaling; the checkpoint's own if None."""
+    prefix: Literal["shared", "plain"] = "shared"
+    """How losses and rollouts read prompts: each once, or with a copy of its keys and values for every row."""
     attention: str = "sdpa"
-    """Attention implementation of transformers."""
+    """Attention implementation of transformers, where prompts are not shared and in the image encoder."""
+    autocast: bool = False
+    """Matrix products in bfloat16 while weights stay float32; log-probabilities are then good to about 0.01."""
     freeze_vision: bool = False
     """Train neither the image encoder nor adapters in it."""
     rows: int = 64

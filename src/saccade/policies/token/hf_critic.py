@@ -48,8 +48,7 @@ class HFTokenCriticModel(Critic):
         rows = batch_rows(batch, self.network.reader, final=True)
         assert rows.final_row is not None and rows.final_at is not None, "asked for with final=True"
         row, at = torch.cat([rows.row, rows.final_row]), torch.cat([rows.at, rows.final_at])
-        states = self.network.read(rows, int(at.max()) + 1).states
-        chosen = states[row.to(states.device), at.to(states.device) + 1]
+        chosen = self.network.states(rows, row, at)
         before, final = self.value(chosen.float())[:, 0].split([len(rows.row), len(rows.final_row)])
         where = (rows.trajectory.to(before.device), rows.column.to(before.device))
         return Values(before.new_zeros(batch.mask.shape).index_put(where, before), final)

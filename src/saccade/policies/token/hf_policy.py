@@ -4,40 +4,38 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from peft import PeftModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer, DynamicCache
 from transformers.utils import cached_file
 
-from saccade.core.batch import Batch
 from saccade.core.content import Content, Text, text_of
 from saccade.core.errors import CapabilityError, ConfigError, DataError
-from saccade.core.policy import Act, LogProbs, Need, Policy, Sampling
-from saccade.core.reference import AdaptersOff
-from saccade.core.trajectory import Context, Trajectory
+from saccade.core.policy import Act
+from saccade.core.trajectory import Context, Prompt
 from saccade.policies.lora import merged_state
 from saccade.policies.token.chat import ChatReader
+from saccade.policies.token.direct import Direct
 from saccade.policies.token.families import Family, family_of
+from saccade.policies.token.passes import Chosen, DecodePass, Pass, PrefixPass, SuffixPass
+from saccade.policies.token.policy import Decoder, TokenPolicy
+from saccade.policies.token.prefix import Packing, Prefixes, Suffixes
 from saccade.policies.token.record import TokenRecord
-from saccade.policies.token.rows import Rows, batch_rows, context_rows, padded, present
-from saccade.policies.token.sampling import draw, entropy, exact_kl, tempered, uniforms
+from saccade.policies.token.rows import Rows, padded, present
+from saccade.policies.token.sharing import share_prefixes, use_passes
 from saccade.policies.token.tags import tag_segments
 
 if TYPE_CHECKING:
     from saccade.policies.token.hf import HFVisionLanguage
-
-LOGITS_AT_ONCE = 2**26
-"""Most logits held at a time in ``log_prob``; with gradient they are computed again in the backward pass."""
 
 PROCESSOR_FILES = ("processor_config.json", "chat_template.json", "video_preprocessor_config.json")
 """Files of a checkpoint that belong to the combined processor, which is not loaded here."""
@@ -56,13 +54,12 @@ class Reading:
     """Position id of the next token, on all axes."""
 
 
-class HFVisionLanguagePolicy(Policy):
+class HFVisionLanguagePolicy(TokenPolicy):
     """Built by ``HFVisionLanguage``; ``model`` is the transformers model, inside PEFT's wrapper if there are adapters.
 
     The network is always in evaluation mode: dropout in the update would move the first ratio away from 1.
     """
 
-    provides: ClassVar[frozenset[str]] = frozenset({"entropy", "kl", "distribution"})
     spec: HFVisionLanguage
 
     def __init__(self, spec: HFVisionLanguage, model: Any, reader: ChatReader) -> None:
@@ -73,7 +70,12 @@ class HFVisionLanguagePolicy(Policy):
         ends = self.base.generation_config.eos_token_id
         ends = ends if isinstance(ends, list) else [] if ends is None else [ends]
         self.ends = frozenset({reader.end, reader.tokenizer.eos_token_id, *ends} - {None})
-        """Tokens that stop a turn."""
+        self.shared = False
+        """Set by ``load`` once ``share_prefixes`` has checked the architecture."""
+        self.direct = Direct.fits(self.backbone)
+        """Whether decoding calls the layers' own modules."""
+        self._adapters = True
+        self._frozen_features: dict[int, tuple[Any, Tensor]] = {}
         self.eval()
 
     @property
@@ -94,31 +96,22 @@ class HFVisionLanguagePolicy(Policy):
         self.model.eval()
         return self
 
-    @torch.no_grad()
-    def act(
-        self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Act]]:
-        step = max(1, self.spec.rows // n)
-        answers: list[list[Act]] = []
-        for first in range(0, len(contexts), step):
-            some = contexts[first : first + step]
-            acts = self._sample(some, n, sampling, seeds[first * n : (first + len(some)) * n])
-            answers.extend(acts[i * n : (i + 1) * n] for i in range(len(some)))
-        return answers
+    @property
+    def network(self) -> HFVisionLanguagePolicy:
+        return self
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
-        rows = batch_rows(batch, self.reader)
-        trained = batch.mask.cpu()[rows.trajectory, rows.column]
-        states = self._action_states(rows, trained)
-        reference = None if need.kl_to is None else self._reference(need.kl_to, batch, trained)
-        where = (rows.trajectory[trained].to(self.device), rows.column[trained].to(self.device))
-        columns = self._score(states, rows.token[trained], rows.temperature[trained], need, reference)
+    @property
+    def rows_at_once(self) -> int:
+        return self.spec.rows
 
-        tables: dict[str, Any] = {
-            name: values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
-            for name, values in columns.items()
-        }
-        return LogProbs(**tables)
+    def same_alternatives(self, other: TokenPolicy) -> bool:
+        return isinstance(other, HFVisionLanguagePolicy) and other.head.out_features == self.head.out_features
+
+    def precision(self) -> AbstractContextManager[Any]:
+        return torch.autocast(self.device.type, torch.bfloat16) if self.spec.autocast else nullcontext()
+
+    def stamp(self) -> Any:
+        return self._adapters, super().stamp()
 
     def encode(self, contexts: Sequence[Context], outputs: Sequence[Content]) -> list[Act]:
         acts: list[Act] = []
@@ -127,23 +120,8 @@ class HFVisionLanguagePolicy(Policy):
                 if not isinstance(part, Text):
                     raise DataError(f"a vision-language model writes text, got {type(part).__name__} in an output")
             ids = self.reader.write(text_of(output))
-            acts.append(self._act(ids, torch.zeros(len(ids)), 1.0, trained=True))
+            acts.append(self.as_act(ids, torch.zeros(len(ids)), 1.0, trained=True))
         return acts
-
-    def size(self, trajectory: Trajectory) -> int:
-        """Positions of all rows of the trajectory, the prompt counted in each of them."""
-        turns = trajectory.turns
-        prompt = len(self.reader.prompt(trajectory.prompt.content).ids)
-        answers = [len(self.reader.observe(turn, turn.observation).ids) for turn in turns[:-1]]
-        total, shown = 0, -1
-        for k, turn in enumerate(turns):
-            first = k - trajectory.context(k).index
-            if first != shown:
-                total += prompt + sum(turns[i].num_actions + answers[i] for i in range(first, k))
-            else:
-                total += answers[k - 1]
-            total, shown = total + turn.num_actions, first
-        return total
 
     def save_pretrained(self, folder: Path) -> None:
         """Write a complete checkpoint, adapters merged into the weights, that plain transformers and vLLM load."""
@@ -164,11 +142,62 @@ class HFVisionLanguagePolicy(Policy):
         self.model.save_pretrained(str(folder))
 
     def without_adapters(self) -> AbstractContextManager[Any]:
-        return self.model.disable_adapter() if isinstance(self.model, PeftModel) else super().without_adapters()
+        return self._base_alone() if isinstance(self.model, PeftModel) else super().without_adapters()
+
+    @contextmanager
+    def _base_alone(self) -> Iterator[None]:
+        before, self._adapters = self._adapters, False
+        try:
+            with self.model.disable_adapter():
+                yield
+        finally:
+            self._adapters = before
+
+    def prefixes(self, prompts: Sequence[Prompt], chunks: Sequence[Chunk]) -> Prefixes:
+        shown = [chunk.images for chunk in chunks]
+        features = self._features(shown)
+        ids, length = padded([chunk.ids for chunk in chunks])
+        positions, after = self._positions(ids, length, shown)
+        there = present(length, ids.shape[1])
+        tokens = PrefixPass(length.tolist())
+        hidden = self._packed(ids[there], positions[:, there], shown, features, tokens)
+        last = hidden[(length.cumsum(0) - 1).to(self.device)]
+        pictures = [picture for images in shown for picture in images]
+        return Prefixes(list(prompts), length.tolist(), after, last, tokens.k, tokens.v, features, pictures)
+
+    def suffixes(self, rows: Rows, packing: Packing, chosen: Chosen, *, keep: bool) -> Suffixes:
+        shown = [rows.images[r] for r in packing.rows]
+        features = {**chosen.features, **self._features(shown, chosen.features)}
+        positions, _ = self._positions(rows.ids, rows.length, rows.images)
+        positions = (positions + chosen.following[rows.prompt][:, None])[:, packing.row, packing.at]
+        tokens = SuffixPass(chosen.k, chosen.v, packing.layout, keep=keep)
+        hidden = self._packed(packing.ids, positions, shown, features, tokens)
+        return Suffixes(hidden, packing.start, packing.width, tokens.k, tokens.v)
+
+    def decoder(self, tokens: DecodePass, position: Int[Tensor, "N"], room: int) -> Decoder:
+        if self.direct:
+            return Direct(self.backbone, self.base.get_input_embeddings(), tokens, position, room, self.family.axes)
+        return _Sharing(self, tokens, position)
+
+    def advance(self, rows: Rows) -> Int[Tensor, "R"]:
+        return self._positions(rows.ids, rows.length, rows.images)[1]
+
+    @property
+    def backbone(self) -> Any:
+        """The text decoder."""
+        return self.base.get_submodule(f"model.{self.family.decoder}")
+
+    def plain_states(self, rows: Rows, row: Int[Tensor, "M"], at: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        return self.read(rows, int(rows.at.max()) + 1).states[row.to(self.device), at.to(self.device) + 1]
+
+    def plain_decoder(self, rows: Rows, n: int, room: int) -> tuple[Float[Tensor, "N D"], Decoder]:
+        reading = self.read(rows, rows.ids.shape[1])
+        state = reading.states[torch.arange(len(rows.prompt)), rows.length].repeat_interleave(n, 0)
+        return state, _Copying(self, reading, n)
 
     def read(self, rows: Rows, width: int) -> Reading:
         """Run the prefixes once each and the first ``width`` positions of all suffixes on copies of their caches."""
-        features = self._features(rows)
+        features = self._features([*(chunk.images for chunk in rows.prefix), *rows.images])
         ids, length = padded([chunk.ids for chunk in rows.prefix])
         prompts = [chunk.images for chunk in rows.prefix]
         positions, after = self._positions(ids, length, prompts)
@@ -188,13 +217,41 @@ class HFVisionLanguagePolicy(Policy):
             states = torch.cat([states, suffix], 1)
         return Reading(states, cache, there, following.to(self.device))
 
-    def _features(self, rows: Rows) -> dict[int, Tensor]:
-        """Features of every picture of the rows, by the identity of the picture, from one pass of the encoder."""
-        shown = [*(chunk.images for chunk in rows.prefix), *rows.images]
-        pictures = {id(picture): picture for images in shown for picture in images}
+    def _features(self, shown: Sequence[Sequence[Any]], known: Collection[int] = ()) -> dict[int, Tensor]:
+        """Features of every picture that is not known, by its identity, from one pass of the encoder."""
+        pictures = {id(picture): picture for images in shown for picture in images if id(picture) not in known}
         if not pictures:
             return {}
         return dict(zip(pictures, self.family.features(self.base, list(pictures.values())), strict=True))
+
+    def _packed(
+        self,
+        ids: Int[Tensor, "T"],
+        positions: Int[Tensor, "A T"],
+        images: Sequence[Sequence[Any]],
+        features: dict[int, Tensor],
+        tokens: Pass,
+    ) -> Float[Tensor, "T D"]:
+        """Normed states of tokens of several rows, one after another, which attend as the pass says."""
+        embedded, extra = self._embedded(ids[None], images, features)
+        return self.run(embedded, positions[:, None], tokens, **extra)[0]
+
+    def run(
+        self, embedded: Float[Tensor, "B S D"], positions: Int[Tensor, "A B S"], tokens: Pass, **extra: Any
+    ) -> Float[Tensor, "B S D"]:
+        """The text decoder with the pass as its attention."""
+        positions = positions.to(self.device)
+        use_passes(self.backbone.config)
+        out = self.backbone(
+            inputs_embeds=embedded,
+            position_ids=positions if self.family.axes > 1 else positions[0],
+            # A mask of four dimensions is handed through untouched; without one, transformers would make its own.
+            attention_mask=embedded.new_zeros(1, 1, 1, 1),
+            use_cache=False,
+            tokens=tokens,
+            **extra,
+        )
+        return out.last_hidden_state
 
     def _positions(
         self, ids: Int[Tensor, "B S"], length: Int[Tensor, "B"], images: Sequence[Sequence[Any]]
@@ -218,19 +275,23 @@ class HFVisionLanguagePolicy(Policy):
         there: Bool[Tensor, "B S"],
         cache: DynamicCache,
     ) -> Float[Tensor, "B S D"]:
+        embedded, extra = self._embedded(ids, images, features)
+        return self._decode(embedded, positions.to(self.device), there, cache, **extra)
+
+    def _embedded(
+        self, ids: Int[Tensor, "B S"], images: Sequence[Sequence[Any]], features: dict[int, Tensor]
+    ) -> tuple[Float[Tensor, "B S D"], dict[str, Any]]:
+        """Embeddings with the pictures in their places, and what enters above them."""
         ids = ids.to(self.device)
         embedded = self.base.get_input_embeddings()(ids.clamp(min=0))
         shown = [features[id(picture)] for pictures in images for picture in pictures]
-        extra: dict[str, Any] = {}
-        if shown:
-            flat, where = torch.cat(shown, 1).to(embedded.dtype), ids < 0
-            embedded = embedded.masked_scatter(where[..., None], flat[0])
-            extra = self.family.inject(flat, where)
-        return self._decode(embedded, positions.to(self.device), there, cache, **extra)
+        if not shown:
+            return embedded, {}
+        flat, where = torch.cat(shown, 1).to(embedded.dtype), ids < 0
+        return embedded.masked_scatter(where[..., None], flat[0]), self.family.inject(flat, where)
 
     def _decode(self, embedded: Tensor, positions: Tensor, there: Tensor, cache: DynamicCache, **extra: Any) -> Tensor:
-        decoder = self.base.get_submodule(f"model.{self.family.decoder}")
-        out = decoder(
+        out = self.backbone(
             inputs_embeds=embedded,
             position_ids=positions if self.family.axes > 1 else positions[0],
             attention_mask=there,
@@ -240,90 +301,7 @@ class HFVisionLanguagePolicy(Policy):
         )
         return out.last_hidden_state
 
-    def _action_states(self, rows: Rows, chosen: Bool[Tensor, "M"]) -> Float[Tensor, "m D"]:
-        """States from which the chosen actions are predicted."""
-        reading = self.read(rows, int(rows.at.max()) + 1)
-        return reading.states[rows.row[chosen].to(self.device), rows.at[chosen].to(self.device) + 1]
-
-    def _reference(self, other: Policy, batch: Batch, chosen: Tensor) -> tuple[Tensor, nn.Linear]:
-        """States of the same actions under the reference policy, without gradient, and its output head."""
-        if isinstance(other, AdaptersOff):
-            with other.without_adapters():
-                return self._reference(other.policy, batch, chosen)
-        if not isinstance(other, HFVisionLanguagePolicy) or other.head.out_features != self.head.out_features:
-            raise CapabilityError("exact KL needs a Hugging Face reference policy with the same vocabulary")
-        with torch.no_grad():
-            return other._action_states(batch_rows(batch, other.reader), chosen), other.head
-
-    def _score(
-        self, states: Tensor, token: Tensor, temperature: Tensor, need: Need, reference: tuple[Tensor, nn.Linear] | None
-    ) -> dict[str, Tensor]:
-        """What the table needs of each action, from its state; logits exist for some of the actions at a time."""
-        head = self.head
-        token, temperature = token.to(states.device), temperature.to(states.device)
-
-        def some(state: Tensor, index: Tensor) -> dict[str, Tensor]:
-            logp = tempered(head(state), temperature[index])
-            columns = {"logp": logp.gather(1, token[index, None])[:, 0]}
-            if need.entropy:
-                columns["entropy"] = entropy(logp)
-            if reference is not None:
-                theirs, their_head = reference
-                with torch.no_grad():
-                    base = tempered(their_head(theirs[index]), temperature[index])
-                columns["kl"] = exact_kl(logp, base)
-            if need.distribution:
-                columns["distribution"] = logp.detach()
-            return columns
-
-        index = torch.arange(len(states), device=states.device)
-        parts = index.split(max(1, LOGITS_AT_ONCE // head.out_features))
-        if len(parts) == 1:
-            return some(states, index)
-        # Nothing random happens in the head, so there is no generator to restore.
-        options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
-        columns: list[Any] = [checkpoint(some, states[part], part, **options) for part in parts]
-        return {name: torch.cat([column[name] for column in columns]) for name in columns[0]}
-
-    def _sample(self, contexts: Sequence[Context], n: int, sampling: Sampling, seeds: Sequence[int]) -> list[Act]:
-        rows = context_rows(contexts, self.reader)
-        reading = self.read(rows, rows.ids.shape[1])
-        state = reading.states[torch.arange(len(contexts)), rows.length].repeat_interleave(n, 0)
-        there = reading.present.repeat_interleave(n, 0)
-        position = reading.following.repeat_interleave(n)
-        cache = reading.cache
-        cache.batch_repeat_interleave(n)
-
-        room, total = sampling.max_actions, len(contexts) * n
-        numbers = uniforms(seeds, room).to(self.device)
-        stop = torch.tensor(sorted(self.ends), device=self.device)
-        ids = torch.zeros(total, room, dtype=torch.int64, device=self.device)
-        logp = torch.zeros(total, room, device=self.device)
-        length = torch.full((total,), room, device=self.device)
-        alive = torch.arange(total, device=self.device)
-        for t in range(room):
-            token, chosen = draw(self.head(state), numbers[alive, t], sampling)
-            ids[alive, t], logp[alive, t] = token, chosen.float()
-            ended = torch.isin(token, stop)
-            length[alive[ended]] = t + 1
-            going = (~ended).nonzero()[:, 0]
-            if len(going) == 0 or t + 1 == room:
-                break
-            if len(going) < len(alive):
-                alive, token, there, position = (x[going] for x in (alive, token, there, position))
-                cache.batch_select_indices(going)
-            there = torch.cat([there, there.new_ones(len(alive), 1)], 1)
-            embedded = self.base.get_input_embeddings()(token[:, None])
-            where = position[None, :, None].expand(self.family.axes, -1, -1)
-            state = self._decode(embedded, where, there, cache)[:, 0]
-            position = position + 1
-        ids, logp = ids.cpu(), logp.cpu()
-        return [
-            self._act(ids[i, :count].clone(), logp[i, :count].clone(), sampling.temperature, not sampling.deterministic)
-            for i, count in enumerate(length.tolist())
-        ]
-
-    def _act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
+    def as_act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
         ended = int(ids[-1]) in self.ends
         segment = [0] * len(ids)
         if self.spec.segments:
@@ -336,6 +314,47 @@ class HFVisionLanguagePolicy(Policy):
             segment=torch.tensor(segment),
             truncated=not ended,
         )
+
+
+class _Sharing:
+    """Reads on over one copy of each prefix, through the decoder as transformers has it."""
+
+    def __init__(self, policy: HFVisionLanguagePolicy, tokens: DecodePass, position: Int[Tensor, "N"]) -> None:
+        self.policy, self.tokens, self.position = policy, tokens, position
+
+    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        embedded = self.policy.base.get_input_embeddings()(token[:, None])
+        where = self.position[None, :, None].expand(self.policy.family.axes, -1, -1)
+        state = self.policy.run(embedded, where, self.tokens)[:, 0]
+        self.tokens.advance()
+        self.position = self.position + 1
+        return state
+
+    def keep(self, index: Int[Tensor, "n"]) -> None:
+        self.tokens.keep(index)
+        self.position = self.position[index]
+
+
+class _Copying:
+    """Reads on with a cache that holds the prefix for every row."""
+
+    def __init__(self, policy: HFVisionLanguagePolicy, reading: Reading, n: int) -> None:
+        self.policy, self.cache = policy, reading.cache
+        self.cache.batch_repeat_interleave(n)
+        self.there = reading.present.repeat_interleave(n, 0)
+        self.position = reading.following.repeat_interleave(n)
+
+    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        self.there = torch.cat([self.there, self.there.new_ones(len(token), 1)], 1)
+        embedded = self.policy.base.get_input_embeddings()(token[:, None])
+        where = self.position[None, :, None].expand(self.policy.family.axes, -1, -1)
+        state = self.policy._decode(embedded, where, self.there, self.cache)[:, 0]
+        self.position = self.position + 1
+        return state
+
+    def keep(self, index: Int[Tensor, "n"]) -> None:
+        self.there, self.position = self.there[index], self.position[index]
+        self.cache.batch_select_indices(index)
 
 
 def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLanguagePolicy:
@@ -372,7 +391,14 @@ def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLan
         model = spec.lora(model, seed, frozen=(kind.vision,) if spec.freeze_vision else ())
     elif spec.freeze_vision:
         model.get_submodule(f"model.{kind.vision}").requires_grad_(False)
-    return HFVisionLanguagePolicy(spec, model, reader).to(device)
+    policy = HFVisionLanguagePolicy(spec, model, reader).to(device)
+    if spec.prefix == "shared":
+        share_prefixes(policy)
+    if not policy.shared and "sliding_attention" in (getattr(policy.backbone.config, "layer_types", None) or ()):
+        raise ConfigError(
+            f"{where}: sliding-window attention needs policy.prefix=shared, which this model does not allow"
+        )
+    return policy
 
 
 def _load(kind: Any, where: str, what: str, model: str, **options: Any) -> Any:

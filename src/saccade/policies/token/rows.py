@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from saccade.core.batch import Batch
 from saccade.core.content import Content
-from saccade.core.trajectory import Context, Observation, Trajectory, Turn
+from saccade.core.trajectory import Context, Observation, Prompt, Trajectory, Turn
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,8 +47,10 @@ class Reader(Protocol):
 class Rows:
     """P prefixes, R suffixes padded on the right, and M actions scored in them. Index tensors are on the CPU."""
 
-    prefix: list[Chunk]
+    prompts: list[Prompt]
     """P."""
+    prefix: list[Chunk]
+    """P, what is read of each prompt."""
     prompt: Int[Tensor, "R"]
     """Prefix of each row."""
     ids: Int[Tensor, "R S"]
@@ -99,7 +101,7 @@ def batch_rows(batch: Batch, reader: Reader, *, pad: int = 0, final: bool = Fals
     for i, (trajectory, prompt) in enumerate(zip(batch.trajectories, batch.group.tolist(), strict=True)):
         _add_trajectory(builder, i, prompt, trajectory, reader, final)
         final_rows.append(len(builder.prompt) - 1)
-    rows = builder.rows([reader.prompt(prompt.content) for prompt in batch.prompts], pad)
+    rows = builder.rows(batch.prompts, reader, pad)
     if not final:
         return rows
     final_row = torch.tensor(final_rows)
@@ -115,7 +117,7 @@ def context_rows(contexts: Sequence[Context], reader: Reader, *, pad: int = 0) -
         builder.begin(place[id(context.prompt)])
         for turn in context.turns:
             builder.show(turn, reader.observe(turn, turn.observation))
-    return builder.rows([reader.prompt(prompt.content) for prompt in prompts.values()], pad)
+    return builder.rows(list(prompts.values()), reader, pad)
 
 
 def _add_trajectory(
@@ -183,7 +185,7 @@ class _Builder:
         self.segments.append((len(self.prompt) - 1, trajectory, column))
         self.temperature.append(temperature)
 
-    def rows(self, prefix: list[Chunk], pad: int) -> Rows:
+    def rows(self, prompts: list[Prompt], reader: Reader, pad: int) -> Rows:
         count = torch.tensor([len(ids) for ids in self.ids], dtype=torch.int64)
         token = torch.cat([_NOTHING, *self.ids])
         segments = torch.tensor(self.segments, dtype=torch.int64).view(-1, 3)
@@ -195,7 +197,8 @@ class _Builder:
         ids[row, position] = token
         scored = trajectory != _CONTEXT
         return Rows(
-            prefix=prefix,
+            prompts=prompts,
+            prefix=[reader.prompt(prompt.content) for prompt in prompts],
             prompt=torch.tensor(self.prompt, dtype=torch.int64),
             ids=ids,
             length=length,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -14,17 +14,17 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saccade.core.batch import Batch
 from saccade.core.config import from_dict, to_dict
 from saccade.core.content import Content, Image, Text, Video
-from saccade.core.errors import CapabilityError, CheckpointError, ConfigError, DataError
-from saccade.core.policy import Act, LogProbs, Need, Policy, PolicySpec, Sampling
-from saccade.core.trajectory import Context, Observation, Trajectory, Turn
+from saccade.core.errors import CheckpointError, ConfigError, DataError
+from saccade.core.policy import Act, PolicySpec
+from saccade.core.trajectory import Context, Observation, Turn
+from saccade.policies.token.passes import DecodePass
+from saccade.policies.token.policy import Decoder, TokenPolicy
 from saccade.policies.token.record import TokenRecord
-from saccade.policies.token.rows import Chunk, Rows, batch_rows, context_rows
-from saccade.policies.token.sampling import draw, entropy, exact_kl, tempered, uniforms
+from saccade.policies.token.rows import Chunk, Rows
 from saccade.policies.token.tags import tag_segments
-from saccade.policies.token.trunk import Slots, Trunk
+from saccade.policies.token.trunk import Reading, Slots, Trunk
 from saccade.policies.token.vocabulary import Vocabulary
 
 
@@ -50,6 +50,8 @@ class TinyVLM(PolicySpec):
     """Location tokens stand for the multiples of side / bins."""
     segments: tuple[str, ...] = ()
     """Tags whose inside is marked: tokens strictly inside ``segments[i]`` get segment i + 1, all others 0."""
+    prefix: Literal["shared", "plain"] = "shared"
+    """How losses and rollouts read prompts: each once, or with a copy of its keys and values for every row."""
 
     def __post_init__(self) -> None:
         for name in ("width", "layers", "heads", "patch", "side", "max_images", "bins"):
@@ -134,66 +136,48 @@ class TinyReader:
         return Chunk(torch.tensor([*ids, self.vocabulary.start]), tuple(images))
 
 
-class TinyVLMPolicy(Policy):
-    """Prompts are encoded and prefilled once, in ``act`` for all samples and in ``log_prob`` for all trajectories."""
+class TinyVLMPolicy(TokenPolicy):
+    """Prompts are encoded and read once, in ``act`` for all samples and in ``log_prob`` for all trajectories."""
 
-    provides: ClassVar[frozenset[str]] = frozenset({"entropy", "kl", "distribution"})
     spec: TinyVLM
 
     def __init__(self, spec: TinyVLM) -> None:
         super().__init__()
         self.spec = spec
+        self.shared = spec.prefix == "shared"
         self.reader = TinyReader(spec)
         self.vocabulary = self.reader.vocabulary
+        self.ends = frozenset({self.vocabulary.end})
         self.trunk = spec.trunk()
         self.head = nn.Linear(spec.width, self.vocabulary.outputs, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 
-    @torch.no_grad()
-    def act(
-        self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Act]]:
-        rows = context_rows(contexts, self.reader)
-        ids, logp, length = self._decode(rows, n, sampling, seeds)
-        acts = [
-            self._act(ids[i, :count].clone(), logp[i, :count].clone(), sampling.temperature, not sampling.deterministic)
-            for i, count in enumerate(length.tolist())
-        ]
-        return [acts[i * n : (i + 1) * n] for i in range(len(contexts))]
+    @property
+    def network(self) -> Trunk:
+        return self.trunk
 
-    def log_prob(self, batch: Batch, need: Need = Need()) -> LogProbs:
-        rows = batch_rows(batch, self.reader)
-        trained = batch.mask.cpu()[rows.trajectory, rows.column]
-        where = (rows.trajectory[trained].to(self.device), rows.column[trained].to(self.device))
-        logp = self._distribution(rows, trained)
-        token = rows.token[trained].to(self.device)
+    def same_alternatives(self, other: TokenPolicy) -> bool:
+        return isinstance(other, TinyVLMPolicy) and other.vocabulary.texts == self.vocabulary.texts
 
-        def table(values: Tensor) -> Tensor:
-            return values.new_zeros(*batch.mask.shape, *values.shape[1:]).index_put(where, values)
+    def plain_states(self, rows: Rows, row: Int[Tensor, "M"], at: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+        reading = self.trunk.read(rows, int(rows.at.max()) + 1)
+        return self.trunk.states(reading, rows.prompt[row], row, at)
 
-        kl = None
-        if need.kl_to is not None:
-            if not isinstance(need.kl_to, TinyVLMPolicy) or need.kl_to.vocabulary.texts != self.vocabulary.texts:
-                raise CapabilityError("exact KL needs a reference policy with the same vocabulary")
-            with torch.no_grad():
-                reference = need.kl_to._distribution(batch_rows(batch, need.kl_to.reader), trained)
-            kl = table(exact_kl(logp, reference))
-        return LogProbs(
-            logp=table(logp.gather(1, token[:, None])[:, 0]),
-            entropy=table(entropy(logp)) if need.entropy else None,
-            kl=kl,
-            distribution=table(logp.detach()) if need.distribution else None,
-        )
+    def plain_decoder(self, rows: Rows, n: int, room: int) -> tuple[Float[Tensor, "N D"], Decoder]:
+        contexts = len(rows.prompt)
+        reading = self.trunk.read(rows, rows.ids.shape[1])
+        hidden = self.trunk.states(reading, rows.prompt, torch.arange(contexts), rows.length - 1)
+        source = torch.arange(contexts) if rows.ids.shape[1] else rows.prompt
+        copies = source.repeat_interleave(n).to(self.device)
+        position = torch.tensor([len(rows.prefix[p].ids) for p in rows.prompt.tolist()]) + rows.length
+        position = position.repeat_interleave(n).to(self.device)
+        return hidden.repeat_interleave(n, 0), _Copying(self.trunk, reading, copies, position, room)
+
+    def decoder(self, tokens: DecodePass, position: Int[Tensor, "N"], room: int) -> Decoder:
+        return _Sharing(self.trunk, tokens, position)
 
     def encode(self, contexts: Sequence[Context], outputs: Sequence[Content]) -> list[Act]:
         return [self._written(output) for _, output in zip(contexts, outputs, strict=True)]
-
-    def size(self, trajectory: Trajectory) -> int:
-        """Positions of the prompt and of everything after it."""
-        turns = trajectory.turns
-        seen = [self.reader.observe(turn, turn.observation) for turn in turns[:-1]]
-        chunks = [self.reader.prompt(trajectory.prompt.content), *seen]
-        return sum(len(chunk.ids) for chunk in chunks) + trajectory.num_actions
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` (the spec) and ``model.safetensors``; ``TinyVLM.load`` reads them."""
@@ -202,53 +186,7 @@ class TinyVLMPolicy(Policy):
         weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
         save_file(weights, folder / "model.safetensors")
 
-    def _distribution(self, rows: Rows, chosen: Tensor) -> Float[Tensor, "M V"]:
-        """Log-probabilities of all tokens at the chosen actions of the rows, at the temperatures they were drawn at."""
-        reading = self.trunk.read(rows, int(rows.at.max()) + 1)
-        row, at = rows.row[chosen], rows.at[chosen]
-        logits = self.head(self.trunk.states(reading, rows.prompt[row], row, at))
-        return tempered(logits, rows.temperature[chosen].to(logits))
-
-    def _decode(
-        self, rows: Rows, n: int, sampling: Sampling, seeds: Sequence[int]
-    ) -> tuple[Int[Tensor, "N T"], Float[Tensor, "N T"], Int[Tensor, "N"]]:
-        """Tokens, their log-probabilities and their number, on the CPU."""
-        contexts, room, device = len(rows.prompt), sampling.max_actions, self.device
-        reading = self.trunk.read(rows, rows.ids.shape[1])
-        hidden = self.trunk.states(reading, rows.prompt, torch.arange(contexts), rows.length - 1)
-        source = torch.arange(contexts) if rows.ids.shape[1] else rows.prompt
-        sample = source.repeat_interleave(n).to(device)
-        memory = [Slots(layer, sample, room) for layer in reading.memory]
-        seen = torch.cat([reading.present[sample], reading.present.new_ones(len(sample), room)], 1)
-        position = torch.tensor([len(rows.prefix[p].ids) for p in rows.prompt.tolist()]) + rows.length
-        position = position.repeat_interleave(n).to(device)
-        hidden = hidden.repeat_interleave(n, 0)
-        numbers = uniforms(seeds, room).to(device)
-
-        ids = torch.full((contexts * n, room), self.vocabulary.end, device=device)
-        logp = torch.zeros(contexts * n, room, device=device)
-        length = torch.full((contexts * n,), room, device=device)
-        alive = torch.arange(contexts * n, device=device)
-        going = torch.ones_like(alive, dtype=torch.bool)
-        for t in range(room):
-            token, chosen = draw(self.head(hidden), numbers[alive, t], sampling)
-            ids[alive, t], logp[alive, t] = token, chosen.float()
-            ended = token == self.vocabulary.end
-            length[alive[going & ended]] = t + 1
-            going = going & ~ended
-            left = int(going.sum())
-            if left == 0 or t + 1 == room:
-                break
-            if left <= _SPARSE * len(alive):
-                index = going.nonzero()[:, 0]
-                alive, token, position, seen, going = (x[index] for x in (alive, token, position, seen, going))
-                for layer in memory:
-                    layer.keep(index)
-            hidden = self.trunk.step(token, position, memory, seen[:, : memory[0].filled + 1])
-            position = position + 1
-        return ids.cpu(), logp.cpu(), length.cpu()
-
-    def _act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
+    def as_act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
         tokens = ids.tolist()
         return Act(
             output=(Text(self.vocabulary.decode(tokens)),),
@@ -266,8 +204,41 @@ class TinyVLMPolicy(Policy):
                 raise DataError(f"TinyVLM writes text, got {type(part).__name__} in an output")
             ids += self.vocabulary.encode(part.text, strict=True)
         tokens = torch.tensor([*ids, self.vocabulary.end])
-        return self._act(tokens, torch.zeros(len(tokens)), 1.0, trained=True)
+        return self.as_act(tokens, torch.zeros(len(tokens)), 1.0, trained=True)
 
 
-_SPARSE = 0.75
-"""Share of unfinished rows below which dropping the finished ones pays for the copy."""
+class _Sharing:
+    """Reads on over one copy of each prefix."""
+
+    def __init__(self, trunk: Trunk, tokens: DecodePass, position: Int[Tensor, "N"]) -> None:
+        self.trunk, self.tokens, self.position = trunk, tokens, position
+
+    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        state = self.trunk.decode(token, self.position, self.tokens)
+        self.position = self.position + 1
+        return state
+
+    def keep(self, index: Int[Tensor, "n"]) -> None:
+        self.tokens.keep(index)
+        self.position = self.position[index]
+
+
+class _Copying:
+    """Reads on with a copy of the prefix's keys and values for every row."""
+
+    def __init__(
+        self, trunk: Trunk, reading: Reading, copies: Int[Tensor, "N"], position: Int[Tensor, "N"], room: int
+    ) -> None:
+        self.trunk, self.position = trunk, position
+        self.memory = [Slots(layer, copies, room) for layer in reading.memory]
+        self.seen = torch.cat([reading.present[copies], reading.present.new_ones(len(copies), room)], 1)
+
+    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
+        state = self.trunk.step(token, self.position, self.memory, self.seen[:, : self.memory[0].filled + 1])
+        self.position = self.position + 1
+        return state
+
+    def keep(self, index: Int[Tensor, "n"]) -> None:
+        self.position, self.seen = self.position[index], self.seen[index]
+        for layer in self.memory:
+            layer.keep(index)

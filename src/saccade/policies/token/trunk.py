@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from saccade.core.errors import DataError
-from saccade.policies.token.rows import Rows, padded, present
+from saccade.core.trajectory import Prompt
+from saccade.policies.token.passes import Chosen, DecodePass, Pass, PrefixPass, SuffixPass
+from saccade.policies.token.prefix import Packing, Prefixes, Suffixes
+from saccade.policies.token.rows import Chunk, Rows, padded, present
 
 
 class Memory:
@@ -57,6 +60,25 @@ class Slots(Memory):
         """Forget all other rows."""
         assert self.k is not None and self.v is not None
         self.k, self.v = self.k[index], self.v[index]
+
+
+Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""Queries, keys and values of one layer ``[B, H, S, d]`` to what is read ``[B, H, S, d]``."""
+
+
+def _from_memory(memory: Memory, mask: Tensor | None) -> Attend:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        k, v = memory.extend(k, v)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+
+    return attend
+
+
+def _from_pass(tokens: Pass, layer: int) -> Attend:
+    def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        return tokens.attend(layer, q, k, v, q.shape[-1] ** -0.5, None)
+
+    return attend
 
 
 class Residual(nn.Module):
@@ -118,13 +140,12 @@ class Block(nn.Module):
             nn.init.normal_(last.weight, std=0.5 / (width * layers) ** 0.5)
 
     def forward(
-        self, x: Float[Tensor, "B S D"], rotation: tuple[Tensor, Tensor], memory: Memory, mask: Tensor | None
+        self, x: Float[Tensor, "B S D"], rotation: tuple[Tensor, Tensor], attend: Attend
     ) -> Float[Tensor, "B S D"]:
         rows, steps, width = x.shape
         qkv = self.qkv(self.norm_attention(x)).view(rows, steps, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k = _rotate(qkv[:2], rotation)
-        k, v = memory.extend(k, qkv[2])
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        y = attend(q, k, qkv[2])
         x = x + self.out(y.transpose(1, 2).reshape(rows, steps, width))
         return x + self.down(F.gelu(self.up(self.norm_mlp(x))))
 
@@ -148,8 +169,20 @@ class Reading:
     """Which positions of the memory hold tokens."""
 
 
+def _remembering(memory: Sequence[Memory], mask: Tensor | None) -> list[Attend]:
+    return [_from_memory(layer, mask) for layer in memory]
+
+
+def _passing(tokens: Pass, layers: int) -> list[Attend]:
+    return [_from_pass(tokens, layer) for layer in range(layers)]
+
+
 class Trunk(nn.Module):
-    """Rows of tokens and images to hidden states. Every prefix is forwarded once, every image encoded once."""
+    """Rows of tokens and images to hidden states. Every prefix is forwarded once, every image encoded once.
+
+    ``read`` pads and masks, with a copy of the prefix's keys and values for each row; ``prefixes`` and ``suffixes``
+    read the same without padding or copies.
+    """
 
     def __init__(self, vocabulary: int, image: int, width: int, layers: int, heads: int, patch: int, side: int,
                  max_images: int) -> None:  # fmt: skip
@@ -172,10 +205,12 @@ class Trunk(nn.Module):
         device = self.embed.weight.device
         prefix, length = padded([chunk.ids for chunk in rows.prefix])
         prefix, length = prefix.to(device), length.to(device)
-        prefix_features, suffix_features = self._features(rows)
+        encoded = self._encode([*(chunk.images for chunk in rows.prefix), *rows.images])
+        suffix_features = self._shown(rows.images, self._images_before(rows), encoded)
+        prefix_features = self._shown([chunk.images for chunk in rows.prefix], [0] * len(rows.prefix), encoded)
         memory = [Memory() for _ in self.blocks]
         x = self._embedded(prefix, prefix_features)
-        hidden = self._blocks(x, torch.arange(prefix.shape[1], device=device)[None], memory, None)
+        hidden = self._blocks(x, torch.arange(prefix.shape[1], device=device)[None], _remembering(memory, None))
         last = hidden[torch.arange(len(prefix), device=device), length - 1]
         seen = present(length, prefix.shape[1])
         if width == 0:
@@ -187,7 +222,7 @@ class Trunk(nn.Module):
         mask = torch.cat([seen[prompt][:, None].expand(-1, width, -1), causal], 2)[:, None]
         memory = [layer.take(prompt) for layer in memory]
         x = self._embedded(ids, suffix_features)
-        suffix = self._blocks(x, length[prompt][:, None] + steps, memory, mask)
+        suffix = self._blocks(x, length[prompt][:, None] + steps, _remembering(memory, mask))
         own = present(rows.length.to(device), width)
         return Reading(last, suffix, memory, torch.cat([seen[prompt], own], 1))
 
@@ -202,17 +237,50 @@ class Trunk(nn.Module):
         self, ids: Int[Tensor, "N"], position: Int[Tensor, "N"], memory: list[Slots], seen: Bool[Tensor, "N L"]
     ) -> Float[Tensor, "N D"]:
         """Normed hidden states after one more token for each row; ``seen`` includes the new position."""
-        hidden = self._blocks(self.embed(ids[:, None]), position[:, None], memory, seen[:, None, None])
+        attend = _remembering(memory, seen[:, None, None])
+        return self.norm(self._blocks(self.embed(ids[:, None]), position[:, None], attend)[:, 0])
+
+    def prefixes(self, prompts: Sequence[Prompt], chunks: Sequence[Chunk]) -> Prefixes:
+        device = self.embed.weight.device
+        length = [len(chunk.ids) for chunk in chunks]
+        shown = [chunk.images for chunk in chunks]
+        encoded = self._encode(shown)
+        ids = torch.cat([chunk.ids for chunk in chunks])[None].to(device)
+        x = self._embedded(ids, self._shown(shown, [0] * len(shown), encoded))
+        position = torch.cat([torch.arange(n) for n in length])[None].to(device)
+        tokens = PrefixPass(length)
+        hidden = self._blocks(x, position, _passing(tokens, len(self.blocks)))[0]
+        after = torch.tensor(length)
+        pictures = [picture for images in shown for picture in images]
+        last = self.norm(hidden[(after.cumsum(0) - 1).to(device)])
+        return Prefixes(list(prompts), length, after, last, tokens.k, tokens.v, encoded, pictures)
+
+    def suffixes(self, rows: Rows, packing: Packing, chosen: Chosen, *, keep: bool) -> Suffixes:
+        device = self.embed.weight.device
+        shown = [rows.images[r] for r in packing.rows]
+        images_before = self._images_before(rows)
+        before = [images_before[r] for r in packing.rows]
+        encoded = {**chosen.features, **self._encode(shown, chosen.features)}
+        x = self._embedded(packing.ids[None].to(device), self._shown(shown, before, encoded))
+        position = chosen.following[rows.prompt][packing.row] + packing.at
+        tokens = SuffixPass(chosen.k, chosen.v, packing.layout, keep=keep)
+        hidden = self._blocks(x, position[None].to(device), _passing(tokens, len(self.blocks)))[0]
+        return Suffixes(self.norm(hidden), packing.start, packing.width, tokens.k, tokens.v)
+
+    def decode(self, ids: Int[Tensor, "N"], position: Int[Tensor, "N"], tokens: DecodePass) -> Float[Tensor, "N D"]:
+        """Normed states after one more token for each row, prefixes shared."""
+        hidden = self._blocks(self.embed(ids[:, None]), position[:, None], _passing(tokens, len(self.blocks)))
+        tokens.advance()
         return self.norm(hidden[:, 0])
 
-    def _blocks(self, x: Tensor, position: Tensor, memory: Sequence[Memory], mask: Tensor | None) -> Tensor:
+    def _blocks(self, x: Tensor, position: Tensor, attend: Sequence[Attend]) -> Tensor:
         self.positions_read += x.shape[0] * x.shape[1]
         half = self.depth // 2
         frequency = 10000.0 ** (-torch.arange(half, device=x.device, dtype=x.dtype) / half)
         angle = (position[..., None] * frequency).repeat(1, 1, 2)[:, None]
         rotation = angle.cos(), angle.sin()
-        for block, layer in zip(self.blocks, memory, strict=True):
-            x = block(x, rotation, layer, mask)
+        for block, layer in zip(self.blocks, attend, strict=True):
+            x = block(x, rotation, layer)
         return x
 
     def _embedded(self, ids: Int[Tensor, "B S"], features: Tensor) -> Float[Tensor, "B S D"]:
@@ -221,27 +289,34 @@ class Trunk(nn.Module):
             return x
         return x.masked_scatter((ids == self.image)[..., None], features)
 
-    def _features(self, rows: Rows) -> tuple[Float[Tensor, "A D"], Float[Tensor, "B D"]]:
-        """Visual tokens of all prefixes and of all suffixes, in row-major order; each picture is encoded once."""
-        shown = [chunk.images for chunk in rows.prefix] + rows.images
-        before = [0] * len(rows.prefix) + [len(rows.prefix[p].images) for p in rows.prompt.tolist()]
-        pictures = {id(picture): picture for images in shown for picture in images}
+    def _images_before(self, rows: Rows) -> list[int]:
+        return [len(rows.prefix[p].images) for p in rows.prompt.tolist()]
+
+    def _encode(
+        self, shown: Sequence[Sequence[np.ndarray]], known: Collection[int] = ()
+    ) -> dict[int, Float[Tensor, "S D"]]:
+        """Visual tokens of every picture that is not known, by its identity; each picture is encoded once."""
+        pictures = {id(picture): picture for images in shown for picture in images if id(picture) not in known}
         if not pictures:
-            nothing = self.stem.place.new_zeros(0, self.embed.embedding_dim)
-            return nothing, nothing
-        most = max(start + len(images) for start, images in zip(before, shown, strict=True))
-        if most > self.max_images:
-            raise DataError(f"a context holds {most} images or frames, but policy.max_images is {self.max_images}")
-        place = {key: i for i, key in enumerate(pictures)}
-        which = [place[id(picture)] for images in shown for picture in images]
-        order = [start + i for start, images in zip(before, shown, strict=True) for i in range(len(images))]
-        device = self.embed.weight.device
-        encoded = self.stem(self._pixels(list(pictures.values())).to(device))
+            return {}
+        encoded = self.stem(self._pixels(list(pictures.values())).to(self.embed.weight.device))
         self.images_encoded += len(pictures)
-        features = encoded[torch.tensor(which, device=device)]
-        features = features + self.order(torch.tensor(order, device=device))[:, None]
-        split = sum(len(chunk.images) for chunk in rows.prefix)
-        return features[:split].flatten(0, 1), features[split:].flatten(0, 1)
+        return dict(zip(pictures, encoded.unbind(), strict=True))
+
+    def _shown(
+        self, shown: Sequence[Sequence[np.ndarray]], before: Sequence[int], encoded: Mapping[int, Tensor]
+    ) -> Float[Tensor, "A D"]:
+        """Visual tokens as they stand in the rows, each picture with its number in the whole context."""
+        order = [start + i for start, images in zip(before, shown, strict=True) for i in range(len(images))]
+        if not order:
+            return self.stem.place.new_zeros(0, self.embed.embedding_dim)
+        if max(order) >= self.max_images:
+            raise DataError(
+                f"a context holds {max(order) + 1} images or frames, but policy.max_images is {self.max_images}"
+            )
+        features = torch.stack([encoded[id(picture)] for images in shown for picture in images])
+        number = torch.tensor(order, device=features.device)
+        return (features + self.order(number)[:, None]).flatten(0, 1)
 
     def _pixels(self, pictures: Sequence[np.ndarray]) -> UInt8[Tensor, "I 3 H W"]:
         size = (self.side, self.side)

@@ -2,10 +2,11 @@ PYTHON ?= python3
 VENV ?= .venv
 # Extra arguments for every pip call, for instance an index that has torch built for your accelerator.
 PIP_ARGS ?=
-TEST_EXTRAS ?= vlm,dev
+TEST_EXTRAS ?= vlm,generation,dev
 PYTEST_ARGS ?=
 DEMO ?= grpo
 DEMO_OUT ?= runs/demo
+BENCH_ARGS ?=
 
 BIN := $(VENV)/bin
 CHECKED := $(wildcard src tests benchmarks)
@@ -70,8 +71,8 @@ format: $(VENV)/.test-ready ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-bench: $(VENV)/.test-ready ## run every script in benchmarks/
-	@shopt -s nullglob; for script in benchmarks/bench_*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+bench: $(VENV)/.test-ready ## a step of vision-language GRPO against TRL's
+	$(BIN)/python benchmarks/vlm_grpo_step.py --suite --json benchmarks/vlm_grpo_step.json --pip-args '$(PIP_ARGS)' $(BENCH_ARGS)
 
 docs: $(VENV)/.docs-ready ## build the text book into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -301,7 +301,7 @@ def test_outside_of_accumulate_every_gradient_reads_its_prompts(policy, batch):
 def test_an_exception_inside_accumulate_leaves_the_book_closed(policy, batch, weight, where):
     rolled(policy, batch, budget=10_000)
     micros, weights = cut(batch, weight, [0, 1], [2, 3, 4, 5])
-    with pytest.raises(RuntimeError, match="out of memory"):  # noqa: PT012
+    with pytest.raises(RuntimeError, match="out of memory"):
         for i, micro in enumerate(policy.accumulate(micros)):
             loss = weighted(policy, micro, weights[i])
             if where == "end":

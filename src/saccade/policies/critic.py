@@ -10,6 +10,7 @@ from torch import nn
 from saccade.core.batch import Batch
 from saccade.core.errors import CapabilityError
 from saccade.core.policy import Critic, CriticSpec, PolicySpec, Values
+from saccade.policies.token.prefix import read_states
 from saccade.policies.token.rows import batch_rows
 from saccade.policies.token.tiny import TinyReader, TinyVLM
 
@@ -54,8 +55,7 @@ class TokenCriticModel(Critic):
         rows = batch_rows(batch, self.reader, final=True)
         assert rows.final_row is not None and rows.final_at is not None, "asked for with final=True"
         row, at = torch.cat([rows.row, rows.final_row]), torch.cat([rows.at, rows.final_at])
-        reading = self.trunk.read(rows, int(at.max()) + 1)
-        value = self.head(self.trunk.states(reading, rows.prompt[row], row, at))[:, 0]
+        value = self.head(read_states(self.trunk, rows, row, at))[:, 0]
         before, final = value.split([len(rows.row), len(rows.final_row)])
         where = (rows.trajectory.to(value.device), rows.column.to(value.device))
         return Values(before.new_zeros(batch.mask.shape).index_put(where, before), final)

@@ -59,6 +59,10 @@ class ChatReader:
         # The template ends the answer, but the policy has done so itself.
         return Chunk(chunk.ids[1:], chunk.images) if ended and chunk.ids[0] == self.end else chunk
 
+    def forget(self) -> None:
+        """Hold nothing of what was read so far."""
+        self._recent.clear()
+
     def write(self, text: str) -> Int[Tensor, "T"]:
         """A turn with this text."""
         return torch.tensor([*self._tokens(text), self.end])
@@ -143,6 +147,10 @@ class _Recent:
         while self.bytes > self.limit and len(self._kept) > 1:
             self.bytes -= self._kept.popitem(last=False)[1][2]
         return chunk
+
+    def clear(self) -> None:
+        self._kept.clear()
+        self.bytes = 0
 
     def __deepcopy__(self, memo: Any) -> _Recent:
         return _Recent(self.limit)

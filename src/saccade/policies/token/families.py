@@ -110,7 +110,9 @@ class Qwen2_5VL(Family):
 
     def _encode(self, model: Any, pictures: Sequence[Picture]) -> Any:
         device = model.device
-        pixels = torch.cat([picture.tensors["pixel_values"] for picture in pictures]).to(device)
+        # The graph keeps the pixels, so that of one picture they are not copied.
+        parts = [picture.tensors["pixel_values"] for picture in pictures]
+        pixels = (parts[0] if len(parts) == 1 else torch.cat(parts)).to(device)
         grid = torch.cat([picture.tensors["image_grid_thw"] for picture in pictures]).to(device)
         return model.model.get_image_features(pixels, grid, return_dict=True)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +20,15 @@ from transformers.utils import cached_file
 
 from saccade.core.content import Content, Text, text_of
 from saccade.core.errors import CapabilityError, ConfigError, DataError
-from saccade.core.policy import Act
+from saccade.core.policy import Act, Sampling
 from saccade.core.trajectory import Context, Prompt
 from saccade.policies.lora import merged_state
 from saccade.policies.token.chat import ChatReader
 from saccade.policies.token.direct import Direct
 from saccade.policies.token.families import Family, family_of
+from saccade.policies.token.features import FEATURES_KEPT, FeatureCache
 from saccade.policies.token.passes import Chosen, DecodePass, Pass, PrefixPass, SuffixPass
-from saccade.policies.token.policy import Decoder, TokenPolicy
+from saccade.policies.token.policy import Decoder, TokenPolicy, stamp_of
 from saccade.policies.token.prefix import Packing, Prefixes, Suffixes
 from saccade.policies.token.record import TokenRecord
 from saccade.policies.token.rows import Rows, padded, present
@@ -75,7 +76,8 @@ class HFVisionLanguagePolicy(TokenPolicy):
         self.direct = Direct.fits(self.backbone)
         """Whether decoding calls the layers' own modules."""
         self._adapters = True
-        self._frozen_features: dict[int, tuple[Any, Tensor]] = {}
+        self._acted: Any = None
+        self._seen = FeatureCache(FEATURES_KEPT)
         self.eval()
 
     @property
@@ -112,6 +114,16 @@ class HFVisionLanguagePolicy(TokenPolicy):
 
     def stamp(self) -> Any:
         return self._adapters, super().stamp()
+
+    def act(
+        self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]
+    ) -> list[list[Act]]:
+        stamp = self.stamp()
+        if stamp != self._acted:
+            # A new step: what the last one read is not held beside it.
+            self.reader.forget()
+            self._acted = stamp
+        return super().act(contexts, n=n, sampling=sampling, seeds=seeds)
 
     def encode(self, contexts: Sequence[Context], outputs: Sequence[Content]) -> list[Act]:
         acts: list[Act] = []
@@ -222,6 +234,13 @@ class HFVisionLanguagePolicy(TokenPolicy):
         pictures = {id(picture): picture for images in shown for picture in images if id(picture) not in known}
         if not pictures:
             return {}
+        # All that is not the decoder: behind a frozen encoder there may be a trained connector.
+        encoders = [module for name, module in self.base.model.named_children() if name != self.family.decoder]
+        if any(parameter.requires_grad for encoder in encoders for parameter in encoder.parameters()):
+            return self._encode(pictures)
+        return self._seen(pictures, self._encode, [stamp_of(encoder) for encoder in encoders])
+
+    def _encode(self, pictures: Mapping[int, Any]) -> dict[int, Tensor]:
         return dict(zip(pictures, self.family.features(self.base, list(pictures.values())), strict=True))
 
     def _packed(
@@ -396,7 +415,8 @@ def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLan
         share_prefixes(policy)
     if not policy.shared and "sliding_attention" in (getattr(policy.backbone.config, "layer_types", None) or ()):
         raise ConfigError(
-            f"{where}: sliding-window attention needs policy.prefix=shared, which this model does not allow"
+            f"{where}: sliding windows need policy.prefix=shared, but "
+            + ("prefix is plain" if spec.prefix == "plain" else "this model cannot share prompts")
         )
     return policy
 

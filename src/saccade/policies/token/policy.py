@@ -29,6 +29,11 @@ SPARSE = 0.75
 """Share of unfinished rows below which dropping the finished ones pays for the copy."""
 
 
+def stamp_of(module: nn.Module) -> Any:
+    """Equal as long as nobody has written to the parameters; fused optimisers write unnoticed."""
+    return tuple((parameter._version, parameter.data_ptr()) for parameter in module.parameters())
+
+
 class Decoder(Protocol):
     """Rows to which tokens are added one at a time."""
 
@@ -83,8 +88,8 @@ class TokenPolicy(Policy):
         return nullcontext()
 
     def stamp(self) -> Any:
-        """Equal as long as the network computes the same function; fused optimisers escape it (``accumulate``)."""
-        return tuple((parameter._version, parameter.data_ptr()) for parameter in self.parameters())
+        """Equal as long as the network computes the same function."""
+        return stamp_of(self)
 
     @property
     def rows_at_once(self) -> int | None:

@@ -154,6 +154,12 @@ def read_suffixes(network: Network, rows: Rows, width: Int[Tensor, "R"], chosen:
     return Suffixes(chosen.last[:0], packing.start, width, [], [])
 
 
+def read_states(network: Network, rows: Rows, row: Int[Tensor, "M"], at: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
+    """States after position ``at`` of each row, from one pass over the prefixes and one over the rows."""
+    chosen = choose(rows.prompts, [network.prefixes(rows.prompts, rows.prefix)])
+    return states_at(chosen, read_suffixes(network, rows, needed(rows), chosen, keep=False), rows.prompt, row, at)
+
+
 def states_at(
     chosen: Chosen, suffixes: Suffixes, prompt: Int[Tensor, "R"], row: Int[Tensor, "M"], at: Int[Tensor, "M"]
 ) -> Float[Tensor, "M D"]:
@@ -191,6 +197,10 @@ def choose(prompts: Sequence[Prompt], states: Sequence[Prefixes]) -> Chosen:
         v=list(v),
         features={key: x for state in states for key, x in state.features.items()},
     )
+
+
+POSITIONS_KEPT = 2**14
+"""Positions of prefixes without a graph that are remembered for later turns."""
 
 
 class PrefixBook:
@@ -251,7 +261,20 @@ class PrefixBook:
             state = network.prefixes(prompts, chunks)
         state.stamp = stamp
         self.states.append(state)
+        self._forget_old()
         return state
+
+    def _forget_old(self) -> None:
+        """Drop the oldest prefixes without a graph beyond ``POSITIONS_KEPT``; the newest always stays."""
+        plain = [state for state in self.states if not state.differentiable]
+        excess = sum(state.positions for state in plain) - POSITIONS_KEPT
+        dropped: list[Prefixes] = []
+        for state in plain[:-1]:
+            if excess <= 0:
+                break
+            dropped.append(state)
+            excess -= state.positions
+        self.states = [state for state in self.states if all(state is not other for other in dropped)]
 
     @contextmanager
     def remember(self, budget: int) -> Iterator[None]:

@@ -1,0 +1,60 @@
+"""Writes the tables of docs/speed.md from the results in benchmarks/*.json.
+
+    python docs/build_benchmarks.py
+
+No number there is typed by hand; tests/test_docs.py fails while a table is older than its file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs" / "speed.md"
+
+
+def table(columns: list[str], rows: list[list[str]]) -> str:
+    """A table in Markdown."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def step(result: dict[str, Any]) -> str:
+    """The rows of ``vlm_grpo_step.json``."""
+    columns = ["image tokens, completion, G, prompts", "model", "TRL", "Saccade", "ratio (range)", "wall", "memory",
+               "training pass", "gradient of TRL's loss"]  # fmt: skip
+    rows = []
+    for row in result["rows"]:
+        chosen, cpu = row["settings"], {side: row["medians"][side]["cpu_s"] for side in ("trl", "saccade")}
+        what = ", ".join(str(chosen[name]) for name in ("image_tokens", "completion", "group", "prompts"))
+        if chosen["beta"]:
+            what += f"; KL {chosen['beta']}, {chosen['iterations']} updates"
+        low, high = row["ratio_cpu_range"]
+        rows.append([
+            what, chosen["size"], f"{cpu['trl']:.2f} s", f"{cpu['saccade']:.2f} s",
+            f"{row['ratio_cpu']:.1f}x ({low:.1f}-{high:.1f})", f"{row['ratio_wall']:.1f}x",
+            f"1/{row['ratio_memory']:.1f}", f"{row['fraction_of_flop_bound']:.0%}",
+            f"{row['gradient_relative_error_vs_trl']:.0e}",
+        ])  # fmt: skip
+    software, machine = result["software"], result["machine"]
+    versions = {**software["trl"]["versions"], **software["saccade"]["versions"]}
+    facts = ", ".join(f"{name} {versions[name]}" for name in ("trl", "torch", "transformers"))
+    return f"{table(columns, rows)}\n\n{facts}; {machine['cpu']}, {machine['cores']} cores. `{result['command']}`"
+
+
+TABLES = {"vlm_grpo_step": step}
+"""By the name of the result's file."""
+
+
+def page(text: str) -> str:
+    """The page with the tables between their marks as the files have them."""
+    for name, write in TABLES.items():
+        begin, end = f"<!-- {name}: written by docs/build_benchmarks.py -->", f"<!-- end of {name} -->"
+        before, _, rest = text.partition(begin)
+        result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+        text = f"{before}{begin}\n{write(result)}\n{end}{rest.partition(end)[2]}"
+    return text
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(PAGE.read_text()))

@@ -102,7 +102,7 @@ def parser() -> Parser:
         type=_at_least(0),
         default=Settings.micro_size,
         metavar="N",
-        help="most positions in a pass of the library; 0: the prompts and the completions of a quarter of a group",
+        help="most positions in a pass of the library; 0: the prompts and the completions of half a group",
     )
     made.add_argument("--device", choices=("cpu", "cuda"), default=Settings.device)
     made.add_argument(

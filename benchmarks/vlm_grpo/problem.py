@@ -70,14 +70,14 @@ class Settings:
     device: str = "cpu"
     prefix: str = "shared"
     micro_size: int = 0
-    """Most positions the library puts into one pass; 0 is the prompts and the completions of a quarter of a group. The
+    """Most positions the library puts into one pass; 0 is the prompts and the completions of half a group. The
     peer has no such setting: it would run a prompt again for every part of a group."""
 
     @property
     def pass_size(self) -> int:
         """``micro_size``, or what it stands for; a prompt has some 30 tokens besides the picture's."""
-        quarter = self.completion * (self.group // 4)
-        return self.micro_size or self.prompts * (self.image_tokens + 32) + quarter
+        half = self.completion * (self.group // 2)
+        return self.micro_size or self.prompts * (self.image_tokens + 32) + half
 
     @property
     def dtype(self) -> str:

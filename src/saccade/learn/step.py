@@ -129,7 +129,8 @@ def with_streams(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
         assert state.reference is not None
         batch = replace(batch, ref_logp=_in_pieces(recipe, state.reference, batch))
     if state.critic is not None:
-        micros = microbatches(batch, state.policy, recipe.train.micro_size, split_groups=True)
+        # Passes without gradient hold little: groups stay whole, so that each prompt is read once.
+        micros = microbatches(batch, state.policy, recipe.train.micro_size, split_groups=False)
         pieces = [state.critic(micro) for micro in micros]
         width = batch.mask.shape[1]
         value = torch.cat([_widen(piece.value, width) for piece in pieces])
@@ -138,7 +139,7 @@ def with_streams(recipe: Recipe, state: TrainState, batch: Batch) -> Batch:
 
 
 def _in_pieces(recipe: Recipe, policy: Policy, batch: Batch) -> torch.Tensor:
-    pieces = microbatches(batch, policy, recipe.train.micro_size, split_groups=True)
+    pieces = microbatches(batch, policy, recipe.train.micro_size, split_groups=False)
     return torch.cat([_widen(policy.log_prob(piece).logp, batch.mask.shape[1]) for piece in pieces])
 
 

@@ -71,8 +71,9 @@ format: $(VENV)/.test-ready ## apply ruff's fixes and formatting
 	$(BIN)/ruff check --fix $(CHECKED)
 	$(BIN)/ruff format $(CHECKED)
 
-bench: $(VENV)/.test-ready ## a step of vision-language GRPO against TRL's
+bench: $(VENV)/.test-ready ## steps of GRPO against TRL's, of diffusion against ddpo-pytorch's and flow_grpo's
 	$(BIN)/python benchmarks/vlm_grpo_step.py --suite --json benchmarks/vlm_grpo_step.json --pip-args '$(PIP_ARGS)' $(BENCH_ARGS)
+	$(BIN)/python benchmarks/diffusion_rl_step.py --json benchmarks/diffusion_rl_step.json
 
 docs: $(VENV)/.docs-ready ## build the text book into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

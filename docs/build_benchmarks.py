@@ -36,22 +36,45 @@ def step(result: dict[str, Any]) -> str:
             f"1/{row['ratio_memory']:.1f}", f"{row['fraction_of_flop_bound']:.0%}",
             f"{row['gradient_relative_error_vs_trl']:.0e}",
         ])  # fmt: skip
-    software, machine = result["software"], result["machine"]
+    software, machine = result["rows"][0]["software"], result["rows"][0]["machine"]
     versions = {**software["trl"]["versions"], **software["saccade"]["versions"]}
     facts = ", ".join(f"{name} {versions[name]}" for name in ("trl", "torch", "transformers"))
     return f"{table(columns, rows)}\n\n{facts}; {machine['cpu']}, {machine['cores']} cores. `{result['command']}`"
 
 
-TABLES = {"vlm_grpo_step": step}
+def diffusion(result: dict[str, Any]) -> str:
+    """The rows of ``diffusion_rl_step.json``."""
+    columns = ["network", "shape", "CPU s a sample", "against", "ratio (range)", "by evaluations", "gradient"]
+    rows = []
+    for row in result["rows"]:
+        line = [row["net"], row["name"], f"{row['cpu_seconds_per_sample']:.3f}"]
+        if row["peer"] is None:
+            rows.append([*line, "", "", "", ""])
+            continue
+        low, high = row["ratio_range"]
+        error = row["gradient_relative_error"]
+        rows.append([
+            *line, row["peer"], f"{row['ratio']:.2f}x ({low:.2f}-{high:.2f})", f"{row['ratio_of_forwards']:.2f}x",
+            "another estimator" if error is None else f"{error:.0e}",
+        ])  # fmt: skip
+    facts = ", ".join(f"{name} {result['software'][name]}" for name in ("torch", "diffusers"))
+    machine = result["machine"]
+    return f"{table(columns, rows)}\n\n{facts}; {machine['cpu']}, {machine['cores']} cores. `{result['command']}`"
+
+
+TABLES = {"vlm_grpo_step": step, "diffusion_rl_step": diffusion}
 """By the name of the result's file."""
 
 
 def page(text: str) -> str:
-    """The page with the tables between their marks as the files have them."""
+    """The page with the tables between their marks as the files have them; without a file there is no table."""
     for name, write in TABLES.items():
         begin, end = f"<!-- {name}: written by docs/build_benchmarks.py -->", f"<!-- end of {name} -->"
         before, _, rest = text.partition(begin)
-        result = json.loads((ROOT / "benchmarks" / f"{name}.json").read_text())
+        file = ROOT / "benchmarks" / f"{name}.json"
+        if not file.exists():
+            continue
+        result = json.loads(file.read_text())
         text = f"{before}{begin}\n{write(result)}\n{end}{rest.partition(end)[2]}"
     return text
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from saccade.advantages.group import GreedyBaseline, GroupCentre, GroupNorm, LeaveOneOut, PerReward
-from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, KLInReward, LengthPenalty
+from saccade.advantages.history import TaskNorm
+from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, Extremes, KLInReward, LengthPenalty
 from saccade.advantages.temporal import GAE, DiscountedReturn, TurnReturn
 from saccade.core.advantage import Advantage
 from saccade.core.batch import Average, Batch
@@ -19,8 +20,17 @@ from saccade.core.kl import K2, K3
 from saccade.core.objective import Objective, View
 from saccade.core.policy import LogProbs
 from saccade.core.schedule import Linear
-from saccade.objectives.policy_gradient import CISPO, GSPO, DualClip, PPOClip, Reinforce, TruncatedImportance
-from saccade.objectives.preference import DPO, IPO, KTO, ORPO, RPO, Hinge, SimPO
+from saccade.objectives.matching import NFT, PositiveNFT
+from saccade.objectives.policy_gradient import (
+    CISPO,
+    GSPO,
+    ClampedRatio,
+    DualClip,
+    PPOClip,
+    Reinforce,
+    TruncatedImportance,
+)
+from saccade.objectives.preference import DPO, IPO, KTO, ORPO, RPO, BatchKTO, Hinge, RelativeDPO, SimPO
 from saccade.objectives.regression import NLL, Filtered, RewardWeighted
 from saccade.objectives.regularise import EntropyBonus, KLBetweenViews, KLToReference, ValueLoss
 
@@ -213,6 +223,29 @@ def overlong(table: list[Row], limit: int, buffer: int, factor: float) -> list[R
     return table
 
 
+def task_norm(table: list[Row], least: int) -> Table:
+    """Without any history: the group's own statistics where it is large enough, else the batch's."""
+    made = []
+    for row in table:
+        near = [other.outcome for other in peers(row, table)]
+        seen = near if len(near) >= least else [other.outcome for other in table if other.compared]
+        made.append(spread(row, (row.outcome - mean(seen)) / (std(seen, 0) + 1e-6)))
+    return made
+
+
+def extremes(table: list[Row], inner: Table, high: float, low: float) -> Table:
+    def value(row: Row, line: list[float]) -> float:
+        return mean([a for a, kept in zip(line, row.mask, strict=True) if kept])
+
+    made = []
+    for row, line in zip(table, inner, strict=True):
+        near = [value(o, l) for o, l in zip(table, inner, strict=True) if o.compared and o.group == row.group]
+        a = value(row, line)
+        kept = row.compared and ((a == max(near) and a >= high) or (a == min(near) and a < low))
+        made.append(line if kept else [0.0] * row.length)
+    return made
+
+
 def difficulty(table: list[Row], inner: Table) -> Table:
     def weight(x: float) -> float:
         return 0.4 + (1.5 - 0.4) / (1 + math.exp(10 * (x - 0.75)))
@@ -253,6 +286,8 @@ ADVANTAGES: dict[str, tuple[Advantage, Callable[[list[Row]], Table]]] = {
         Clip(GroupCentre(), 0.5),
         lambda table: [[min(0.5, max(-0.5, a)) for a in line] for line in group_centre(table)],
     ),
+    "TaskNorm": (TaskNorm(size=4, least=3), lambda table: task_norm(table, 3)),
+    "Extremes": (Extremes(GroupCentre(), 0.2, -0.1), lambda table: extremes(table, group_centre(table), 0.2, -0.1)),
     "LengthPenalty": (
         LengthPenalty(GroupCentre(), limit=5, buffer=3, factor=0.5),
         lambda table: group_centre(overlong(table, 5, 3, 0.5)),
@@ -275,7 +310,7 @@ ADVANTAGES: dict[str, tuple[Advantage, Callable[[list[Row]], Table]]] = {
 # A constant paid to every trajectory changes nothing, and equal rewards give exactly zero.
 GROUP_RELATIVE = [
     "GroupNorm", "GroupNorm sample std", "GroupNorm batch", "GroupCentre", "LeaveOneOut", "PerReward",
-    "REINFORCE++ baseline", "Clip",
+    "REINFORCE++ baseline", "Clip", "Extremes",
 ]  # fmt: skip
 
 # --- objectives -------------------------------------------------------------------------------------------------------
@@ -395,6 +430,20 @@ def ppo(row: Line, t: int, low: float, high: float) -> float:
     return min(r * a, clip(r, 1 - low, 1 + high) * a)
 
 
+def clamped(row: Line, t: int) -> float:
+    return -clip(math.exp(row.logp[t] - row.old[t]), 0.9, 1.2) * row.advantage[t]
+
+
+def nft(row: Line, t: int, b: float, negative: bool = True) -> float:
+    """The two branches of DiffusionNFT with a limit of 2, self-normalised."""
+    q = clip(row.advantage[t] / 2 / 2 + 0.5, 0, 1)
+    e, old, d = -row.logp[t], -row.ref[t], row.kl[t]
+    plus = (1 - b) * old + b * e - b * (1 - b) * d
+    minus = (1 + b) * old - b * e + b * (1 + b) * d
+    scale = [max(math.sqrt(max(x, 0.0)), 1e-5) for x in (plus, minus)]
+    return 2 * (q * plus / scale[0] / b + negative * (1 - q) * minus / scale[1] / b)
+
+
 def dual(row: Line, t: int) -> float:
     s, a = ppo(row, t, 0.2, 0.2), row.advantage[t]
     return max(s, 1.5 * a) if a < 0 else s
@@ -451,6 +500,27 @@ def kto(table: list[Line], origins: list[float] | None = None) -> float:
     return total / len(table)
 
 
+def batch_kto(table: list[Line]) -> float:
+    origin = max(0.0, sum(row.gain / row.n for row in table) / len(table)) if table else 0.0
+    total = 0.0
+    for row in table:
+        y, w = (1, 1.2) if row.outcome > 0.25 else (-1, 0.8)
+        total += w * (1 - sigma(y * 0.3 * (row.gain / row.n - origin)))
+    return total / len(table)
+
+
+def relative_dpo(table: list[Line]) -> float:
+    """All prompts of these tables have the same words: every loser counts alike."""
+    ends = []
+    for g in {row.group for row in table}:
+        near = [row for row in table if row.group == g]
+        w, l = max(near, key=lambda row: row.outcome), min(near, key=lambda row: row.outcome)
+        if w.outcome > l.outcome:
+            ends.append((w, l))
+    groups = len({row.group for row in table})
+    return sum(-math.log(sigma(0.3 * (w.gain - l.gain))) / len(ends) for w, _ in ends for _, l in ends) / groups
+
+
 @dataclass(frozen=True)
 class Blur(View):
     """Stands for any view: the tests give the evaluations themselves."""
@@ -462,6 +532,7 @@ class Blur(View):
 OBJECTIVES: dict[str, tuple[Objective, Callable[[list[Line]], float]]] = {
     "Reinforce": (Reinforce(), over_actions(lambda row, t: -row.advantage[t] * row.logp[t])),
     "PPOClip": (PPOClip(low=0.2, high=0.28), over_actions(lambda row, t: -ppo(row, t, 0.2, 0.28))),
+    "ClampedRatio": (ClampedRatio(low=0.1, high=0.2), over_actions(clamped)),
     "DualClip": (DualClip(c=1.5), over_actions(lambda row, t: -dual(row, t))),
     "GSPO": (GSPO(low=0.05, high=0.1), gspo),
     "CISPO": (CISPO(low=0.3, high=0.2), over_actions(cispo)),
@@ -495,6 +566,7 @@ OBJECTIVES: dict[str, tuple[Objective, Callable[[list[Line]], float]]] = {
     ),
     "Filtered": (Filtered(0.3), over_actions(lambda row, t: -row.logp[t] if row.advantage[t] > 0.3 else 0.0)),
     "DPO": (DPO(beta=0.3, smoothing=0.1), over_pairs(dpo)),
+    "RelativeDPO": (RelativeDPO(beta=0.3), relative_dpo),
     "IPO": (IPO(beta=0.3), over_pairs(lambda w, l: (w.gain / w.n - l.gain / l.n - 1 / 0.6) ** 2)),
     "Hinge": (Hinge(beta=0.9), over_pairs(lambda w, l: max(0.0, 1 - 0.9 * (w.gain - l.gain)))),
     "RPO": (
@@ -507,4 +579,8 @@ OBJECTIVES: dict[str, tuple[Objective, Callable[[list[Line]], float]]] = {
     ),
     "ORPO": (ORPO(beta=0.3), over_pairs(orpo)),
     "KTO": (KTO(beta=0.3, desirable=1.2, undesirable=0.8, threshold=0.25), kto),
+    "BatchKTO": (BatchKTO(beta=0.3, desirable=1.2, undesirable=0.8, threshold=0.25), batch_kto),
+    "NFT": (NFT(beta=1.0, limit=2.0), over_actions(lambda row, t: nft(row, t, 1.0))),
+    "NFT small beta": (NFT(beta=0.1, limit=2.0), over_actions(lambda row, t: nft(row, t, 0.1))),
+    "PositiveNFT": (PositiveNFT(beta=0.5, limit=2.0), over_actions(lambda row, t: nft(row, t, 0.5, False))),
 }

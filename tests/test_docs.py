@@ -21,18 +21,27 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
-@pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("build_recipes", ROOT / "docs" / "build_recipes.py")
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docs" / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
 
 
+@pytest.fixture(scope="module")
+def script() -> ModuleType:
+    return loaded("build_recipes")
+
+
 def test_recipes_page_is_current(script):
     written = (ROOT / "docs" / "recipes.md").read_text()
     assert written == script.page(), "run: python docs/build_recipes.py"
+
+
+def test_speed_page_is_current():
+    written = (ROOT / "docs" / "speed.md").read_text()
+    assert written == loaded("build_benchmarks").page(written), "run: python docs/build_benchmarks.py"
 
 
 def test_readme_lists_every_method(script):

@@ -27,7 +27,11 @@ ALLOWED = {
     "evaluate": {"core", "rollout", "recipe"},
 }
 # Judges are models; a metric over samples is the mean of a reward.
-EXCEPTIONS = {("rewards/learned.py", "policies"), ("evaluate/samples.py", "rewards")}
+EXCEPTIONS = {
+    ("rewards/learned.py", "policies"),
+    ("evaluate/samples.py", "rewards"),
+    ("evaluate/images.py", "rewards"),
+}
 # These see everything but recipes and the command line, which only the command line sees.
 OPEN = {"testing", "experiment", "recipes", "cli", "__init__", "__main__"}
 ENTRY = {"cli", "__main__"}

@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from saccade.core import config
 from saccade.core.batch import Batch
+from saccade.core.cache import cache_folder
 from saccade.core.errors import CheckpointError, ConfigError
 from saccade.core.metric import Models
 from saccade.core.policy import Policy
@@ -42,12 +43,6 @@ class Outcome:
     seconds: float
     tail: dict[str, float]
     """Training statistics averaged over the last quarter of the steps."""
-
-
-def cache_folder() -> Path:
-    """Where trained starting weights are kept: ``$SACCADE_CACHE``, else the user's cache folder."""
-    chosen = os.environ.get("SACCADE_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "saccade"
 
 
 def versions() -> dict[str, str]:
@@ -123,19 +118,26 @@ def start_policy(recipe: Recipe, device: torch.device, observers: Sequence[Obser
             load_weights(policy, load_file(stored), str(stored))
             continue
         staged = replace(staged, evaluation=replace(staged.evaluation, metrics={}))
-        train(staged, Run(device=device, observers=observers), policy=policy)
+        learner = policy
+        if recipe.stages[name].policy is not None:
+            learner = staged.policy.build(device)
+            load_weights(learner, trained_weights(policy), f"stage {name}")
+        train(staged, Run(device=device, observers=observers), policy=learner)
         stored.parent.mkdir(parents=True, exist_ok=True)
         partial = stored.with_suffix(f".{os.getpid()}.partial")
-        save_file(trained_weights(policy), partial)
+        save_file(trained_weights(learner), partial)
         partial.replace(stored)
+        load_weights(policy, trained_weights(learner), f"stage {name}")
     return policy
 
 
 def _stage_key(recipe: Recipe, name: str) -> str:
     names = list(recipe.stages)
     done = names[: names.index(name) + 1]
+    first = recipe.stages[names[0]].policy or recipe.policy
+    inherits = any(recipe.stages[n].policy is None for n in done)
     plain: dict[str, Any] = {
-        "policy": config.to_dict(recipe.policy),
+        "policy": config.to_dict(recipe.policy if inherits else first),
         "seed": recipe.train.seed,
         "stages": [(n, config.to_dict(recipe.stages[n])) for n in done],
         "env": [config.to_dict(recipe.env) for n in done if recipe.stages[n].env is None][:1],

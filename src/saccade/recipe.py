@@ -125,6 +125,8 @@ class Stage:
     env: EnvironmentSpec | None = None
     rewards: Mapping[str, Reward] | None = None
     advantage: Advantage = GroupNorm()
+    policy: PolicySpec | None = None
+    """Another description of the same network: recipes that differ in how they sample and score share the stage."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +176,7 @@ class Recipe:
         stage = self.stages[name]
         return replace(
             self,
+            policy=stage.policy or self.policy,
             feed=stage.feed,
             objective=stage.objective,
             train=stage.train,

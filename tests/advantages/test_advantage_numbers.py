@@ -6,12 +6,14 @@ import pytest
 import torch
 
 from saccade.advantages.group import GreedyBaseline, GroupCentre, GroupNorm, LeaveOneOut, PerReward
-from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, KLInReward, LengthPenalty
+from saccade.advantages.history import TaskNorm
+from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, Extremes, KLInReward, LengthPenalty
 from saccade.advantages.temporal import GAE, DiscountedReturn, TurnReturn
 from saccade.core.batch import pack
 from saccade.core.errors import ConfigError, ContractError
 from saccade.core.kl import K2
 from saccade.core.reward import Score
+from saccade.core.state import TaskHistory
 from tables import outcomes, prompt, trajectory
 
 
@@ -227,9 +229,54 @@ def test_wrappers_ask_for_what_the_inner_advantage_needs():
     assert GroupNorm().requires == frozenset()
 
 
+def test_task_norm_takes_the_statistics_of_the_task_where_enough_is_known():
+    """task0: earlier 9 (too old for size 4), 1, 3 and now 3, 5: mean 3, variance (4 + 0 + 0 + 4) / 4 = 2.
+
+    task1 knows 0 and 2 only, fewer than 3: all outcomes of the batch, 3, 5, 0, 2, with mean 2.5 and variance 3.25.
+    """
+    history = TaskHistory()
+    history.update([("task0", [9.0]), ("task0", [1.0, 3.0])])
+    batch = replace(outcomes([3, 5], [0, 2]), history=history)
+    advantage = TaskNorm(size=4, least=3, eps=1e-9)(batch)[:, 0]
+    close(advantage, [0.0, 2**0.5, -2.5 / 3.25**0.5, -0.5 / 3.25**0.5])
+
+
+def test_task_norm_keeps_all_of_a_batch_that_is_larger_than_its_memory():
+    """Outcomes 0, 0, 3, 3: mean 1.5, deviation 1.5; the earlier 100 is not looked at."""
+    history = TaskHistory()
+    history.update([("task0", [100.0])])
+    batch = replace(outcomes([0, 0, 3, 3]), history=history)
+    close(TaskNorm(size=2, least=2, eps=1e-9)(batch)[:, 0], [-1.0, -1.0, 1.0, 1.0])
+
+
+def test_history_keeps_the_newest_outcomes():
+    history = TaskHistory(kept=3)
+    history.update([("a", [1.0, 2.0]), ("a", [3.0, 5.0]), ("b", [7.0])])
+    assert history.recent == {"a": [2.0, 3.0, 5.0], "b": [7.0]}
+    assert history.mean == {"a": 0.5 * 1.5 + 0.5 * 4.0, "b": 7.0} and history.count == {"a": 2, "b": 1}
+    copy = TaskHistory(kept=3)
+    copy.load_state_dict(history.state_dict())
+    assert copy == history
+
+
+def test_extremes_keep_the_best_and_the_worst_that_stand_out():
+    """Centred: 2, 0.5, -1, -1.5 | 0.2, -0.2. Best from 0.5 up and worst below -0.5; the second group stays out."""
+    found = Extremes(GroupCentre(), high=0.5, low=-0.5)(outcomes([4, 2.5, 1, 0.5], [1.2, 0.8]))
+    close(found[:, 0], [2.0, 0.0, 0.0, -1.5, 0.0, 0.0])
+
+
+def test_extremes_that_tie_all_stay():
+    """1, 1, 0, 0.5 centred: 0.375, 0.375, -0.625, -0.125."""
+    found = Extremes(GroupCentre(), high=0.3, low=-0.3)(outcomes([1, 1, 0, 0.5]))
+    close(found[:, 0], [0.375, 0.375, -0.625, 0.0])
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: TaskNorm(size=4, least=5), "least must be in"),
+        (lambda: TaskNorm(eps=0.0), "eps must be > 0"),
+        (lambda: Extremes(GroupCentre(), high=-1.0, low=1.0), "low must be <= high"),
         (lambda: GroupNorm(eps=0.0), "eps must be > 0"),
         (lambda: GroupNorm(ddof=2), "ddof must be 0 or 1"),
         (lambda: PerReward(eps=-1.0), "eps must be > 0"),

@@ -56,7 +56,7 @@ def test_shuffle_visits_every_task_once_an_epoch_in_an_order_that_changes():
 
 def test_adaptive_prefers_tasks_near_its_target():
     history = TaskHistory()
-    history.update((task.id, 0.5 if i < 3 else 1.0) for i, task in enumerate(TASKS))
+    history.update((task.id, [0.5 if i < 3 else 1.0]) for i, task in enumerate(TASKS))
     drawn = Adaptive(target=0.5, pool=4).draw(TASKS, 0, 3, 0, history)
     assert {t.id for t in drawn} == {TASKS[i].id for i in range(3)}
 

@@ -30,7 +30,9 @@ def gradients(objective, batch: Batch, out: LogProbs) -> list[torch.Tensor]:
 
 
 def pieces(batch: Batch, unit: str, seed: int) -> list[torch.Tensor]:
-    """Random consecutive micro-batches: of whole groups, or of trajectories."""
+    """Random consecutive micro-batches: of whole groups, or of trajectories; one where nothing may be cut."""
+    if unit == "batch":
+        return [torch.arange(len(batch))]
     generator = torch.Generator().manual_seed(seed % 2**31)
     rows = torch.arange(len(batch))
     if unit == "group":

@@ -19,7 +19,7 @@ from saccade.objectives.regularise import EntropyBonus, KLToReference
 from tables import finished, prompt, random_batch, random_out, trajectory
 
 # Their losses hold a factor without gradient, so that finite differences see more than they differentiate.
-STOPPED = {"CISPO", "KTO"}
+STOPPED = {"CISPO", "KTO", "BatchKTO", "NFT", "NFT small beta", "PositiveNFT"}
 
 
 def leaves(out: Any) -> tuple[torch.Tensor, ...]:

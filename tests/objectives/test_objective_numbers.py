@@ -9,12 +9,33 @@ import torch
 from formulas import Blur
 from saccade.advantages.temporal import GAE, DiscountedReturn
 from saccade.core.batch import finish, pack
+from saccade.core.content import Text
 from saccade.core.errors import ConfigError
 from saccade.core.policy import LogProbs
 from saccade.core.schedule import Linear
 from saccade.core.state import Progress
-from saccade.objectives.policy_gradient import CISPO, GSPO, DualClip, PPOClip, Reinforce, TruncatedImportance
-from saccade.objectives.preference import DPO, IPO, KTO, ORPO, RPO, Hinge, SimPO
+from saccade.core.trajectory import Prompt, Task
+from saccade.objectives.policy_gradient import (
+    CISPO,
+    GSPO,
+    ClampedRatio,
+    DualClip,
+    PPOClip,
+    Reinforce,
+    TruncatedImportance,
+)
+from saccade.objectives.preference import (
+    DPO,
+    IPO,
+    KTO,
+    ORPO,
+    RPO,
+    BatchKTO,
+    Hinge,
+    RelativeDPO,
+    SimPO,
+    word_distance,
+)
 from saccade.objectives.regression import NLL, Filtered, RewardWeighted
 from saccade.objectives.regularise import EntropyBonus, KLBetweenViews, KLToReference, ValueLoss
 from tables import outcomes, prompt, trajectory
@@ -49,6 +70,17 @@ def test_ppo_clip_cuts_large_ratios_of_good_actions_and_small_ones_of_bad_action
     assert loss.stats["clip_fraction"].item() == pytest.approx(0.5)
     (gradient,) = torch.autograd.grad(loss.value, out.logp)
     torch.testing.assert_close(gradient, torch.tensor([[0.0, -0.125, 0.375, 0.0]]))
+
+
+def test_clamped_ratios_have_no_gradient_outside_the_range_whatever_the_advantage():
+    """Ratios 1.5, 0.5, 1.5, 1.1; advantages 1, 1, -1, -1; range 0.2: 1.2, 0.8, -1.2, -1.1. Sum -0.3, loss 0.075."""
+    batch = single([0.0] * 4, [1.0, 1.0, -1.0, -1.0])
+    out = logs(math.log(1.5), math.log(0.5), math.log(1.5), math.log(1.1))
+    loss = ClampedRatio(low=0.2, high=0.2)(batch, out)
+    assert loss.value.item() == pytest.approx(0.075)
+    assert loss.stats["clip_fraction"].item() == pytest.approx(0.75)
+    (gradient,) = torch.autograd.grad(loss.value, out.logp)
+    torch.testing.assert_close(gradient, torch.tensor([[0.0, 0.0, 0.0, 0.275]]))
 
 
 def test_dual_clip_bounds_the_loss_of_bad_actions():
@@ -271,6 +303,71 @@ def test_best_and_worst_of_a_larger_group_make_the_pair():
     torch.testing.assert_close(gradient[:, 0], torch.tensor([0.0, 0.5, -0.5, 0.0]))
 
 
+def captioned(*captions):
+    """A winner and a loser for each caption, D = 0.4, 0.1 | 0.2, 0.0 | ..., one action each."""
+    groups = []
+    for caption in captions:
+        content = (Text(caption),)
+        shared = Prompt(Task(caption, content), content)
+        groups.append([trajectory(shared, [0.0], scores={"r": paid}) for paid in (1.0, 0.0)])
+    batch = pack(groups)
+    return finish(replace(batch, ref_logp=torch.zeros(len(batch), 1)), "action")
+
+
+def test_word_distance_is_the_angle_between_word_counts():
+    """red circle / red square share one word of two: cosine 1/2. Nothing in common: 1. Itself: 0."""
+    prompts = captioned("red circle", "red square", "two blue triangle").prompts
+    expected = torch.tensor([[0.0, 0.5, 1.0], [0.5, 0.0, 1.0], [1.0, 1.0, 0.0]], dtype=torch.float64)
+    torch.testing.assert_close(word_distance(prompts), expected)
+
+
+def test_relative_dpo_compares_winners_with_losers_of_related_prompts():
+    """Two prompts at distance 1/2, tau 1/2: one's own loser weighs 1 / (1 + e^-1) = 0.73106, the other 0.26894.
+
+    D = 0.4, 0.1 and 0.2, 0.0 with beta 2: own margins 0.6 and 0.4, crossed 0.8 (first winner) and 0.2 (second winner).
+    """
+    out = LogProbs(torch.tensor([[0.4], [0.1], [0.2], [0.0]], requires_grad=True))
+    loss = RelativeDPO(beta=2.0, tau=0.5)(captioned("red circle", "red square"), out)
+    near = 1 / (1 + math.exp(-1))
+
+    def cost(margin):
+        return math.log(1 + math.exp(-margin))
+
+    expected = (near * (cost(0.6) + cost(0.4)) + (1 - near) * (cost(0.8) + cost(0.2))) / 2
+    assert loss.value.item() == pytest.approx(expected)
+    assert loss.stats["accuracy"].item() == 1
+
+
+def test_relative_dpo_at_temperature_zero_is_dpo():
+    batch = captioned("red circle", "red square", "two blue triangle")
+    out = LogProbs(torch.randn(6, 1, generator=torch.Generator().manual_seed(1), requires_grad=True))
+    values = [objective(batch, out).value for objective in (RelativeDPO(beta=0.7, tau=1e-3), DPO(beta=0.7))]
+    torch.testing.assert_close(values[0], values[1])
+    gradients = [torch.autograd.grad(value, out.logp)[0] for value in values]
+    torch.testing.assert_close(gradients[0], gradients[1])
+
+
+def test_batch_kto_measures_gains_from_the_mean_of_the_batch():
+    """Mean gains 0.5 (good), -0.1 (bad) and 0.2 (bad): Q = 0.2. With beta 10, weights 1 and 2:
+
+    sigma(-3) + 2 sigma(-3) + 2 sigma(0), a third of it. The mean over two draws counts, not their sum.
+    """
+    shared = outcomes([1.0, 0.0], [0.0], actions=2)
+    batch = finish(replace(shared, ref_logp=torch.zeros(3, 2)), "action")
+    out = LogProbs(torch.tensor([[0.6, 0.4], [-0.1, -0.1], [0.0, 0.4]], requires_grad=True))
+    loss = BatchKTO(beta=10.0, undesirable=2.0)(batch, out)
+    assert loss.value.item() == pytest.approx((3 / (1 + math.exp(3)) + 1) / 3)
+    assert loss.stats["origin"].item() == pytest.approx(0.2)
+    assert loss.stats["good"].item() == pytest.approx(1 / 3)
+
+
+def test_batch_kto_knows_no_negative_reference_point():
+    """All gains -1: Q = 0, not -1, so that a policy that has drifted away from everything is told."""
+    batch = finish(replace(outcomes([1.0], [1.0]), ref_logp=torch.zeros(2, 1)), "action")
+    loss = BatchKTO(beta=2.0)(batch, LogProbs(torch.full((2, 1), -1.0, requires_grad=True)))
+    assert loss.value.item() == pytest.approx(1 / (1 + math.exp(-2)))
+
+
 def test_preferences_may_not_be_split():
     for objective in (DPO(), IPO(), Hinge(), RPO(), SimPO(), ORPO(), KTO()):
         assert objective.unit == "group"
@@ -303,6 +400,10 @@ def test_preferences_may_not_be_split():
         (lambda: SimPO(beta=0.0), "beta must be > 0"),
         (lambda: ORPO(beta=0.0), "beta must be > 0"),
         (lambda: KTO(desirable=-1.0), "desirable and undesirable must be >= 0"),
+        (lambda: BatchKTO(undesirable=-1.0), "desirable and undesirable must be >= 0"),
+        (lambda: BatchKTO(beta=0.0), "beta must be > 0"),
+        (lambda: RelativeDPO(tau=0.0), "tau must be > 0"),
+        (lambda: ClampedRatio(low=1.5), "low must be in"),
     ],
 )
 def test_settings_out_of_range_are_refused(make, message):

@@ -12,7 +12,26 @@ from cases import CASES, Case, trajectory
 from saccade.core import config
 from saccade.core.errors import ConfigError, DataError
 from saccade.core.reward import Score
-from saccade.rewards import answer, combine, environment, format, geometry, learned, sandbox, text, user, verify
+from saccade.rewards import (
+    answer,
+    classifier,
+    combine,
+    environment,
+    features,
+    format,
+    geometry,
+    image,
+    learned,
+    networks,
+    pareto,
+    preference,
+    pretrained,
+    sandbox,
+    shapes,
+    text,
+    user,
+    verify,
+)
 from saccade.rewards.answer import AnswerReward
 from saccade.rewards.combine import scores
 from saccade.rewards.format import JsonSchema, LengthTarget, LengthWindow, Overlong, Repetition, Tags, TurnPattern
@@ -20,7 +39,25 @@ from saccade.rewards.geometry import BoxIoU, HungarianBoxes, MaskIoU, TemporalIo
 from saccade.rewards.text import Bleu, NameRecall, Rouge
 from saccade.rewards.verify import ChoiceMatch, GradedLadder, NumberMatch, SympyEqual
 
-MODULES = (answer, combine, environment, format, geometry, learned, text, user, verify)
+MODULES = (
+    answer,
+    classifier,
+    combine,
+    environment,
+    features,
+    format,
+    geometry,
+    image,
+    learned,
+    networks,
+    pareto,
+    preference,
+    pretrained,
+    shapes,
+    text,
+    user,
+    verify,
+)
 
 
 def name(case: Case) -> str:

@@ -12,7 +12,7 @@ from saccade.core.advantage import Advantage
 from saccade.core.batch import Batch
 from saccade.core.errors import ConfigError
 from saccade.core.kl import K1, Estimator
-from saccade.core.segments import group_mean, last_action
+from saccade.core.segments import group_max, group_mean, last_action
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,37 @@ class Clip(Advantage):
 
     def __call__(self, batch: Batch) -> Float[Tensor, "N T"]:
         return self.inner(batch).clamp(-self.limit, self.limit)
+
+
+@dataclass(frozen=True)
+class Extremes(Advantage):
+    """Only the best and the worst of each group are learned from, and only if they stand out.
+
+    ``A'_i = A_i`` where ``A_i = max_g A >= high`` or ``A_i = min_g A < low``, 0 elsewhere
+
+    B2-DiffuRL's choice among branches (arXiv:2503.11240); members that tie for an extreme all stay. ``inner`` gives all
+    actions of a trajectory the same advantage.
+    """
+
+    inner: Advantage
+    high: float = 0.5
+    low: float = -0.5
+
+    def __post_init__(self) -> None:
+        if not self.low <= self.high:
+            raise ConfigError(f"low must be <= high, got {self.low} and {self.high}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.inner.requires
+
+    def __call__(self, batch: Batch) -> Float[Tensor, "N T"]:
+        advantage = self.inner(batch)
+        one = (advantage * batch.mask).sum(1) / batch.mask.sum(1).clamp(min=1)
+        best = group_max(torch.where(batch.trained, one, -torch.inf), batch.group)
+        worst = -group_max(torch.where(batch.trained, -one, -torch.inf), batch.group)
+        kept = ((one == best) & (one >= self.high)) | ((one == worst) & (one < self.low))
+        return torch.where(kept[:, None], advantage, 0.0)
 
 
 @dataclass(frozen=True)

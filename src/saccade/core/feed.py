@@ -47,6 +47,11 @@ class Feed(ABC):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
     @property
+    def needs_reference(self) -> bool:
+        """Whether the stream is drawn with ``state.reference``."""
+        return False
+
+    @property
     def stats(self) -> Mapping[str, float]:
         """Numbers about the last yield, logged under ``feed/``."""
         return {}

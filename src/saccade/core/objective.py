@@ -39,8 +39,8 @@ class Objective(ABC):
     over the optimiser batch, so that the gradient cannot depend on how it was cut into micro-batches.
     """
 
-    unit: ClassVar[Literal["trajectory", "group"]] = "trajectory"
-    """"group": micro-batches may not split groups."""
+    unit: ClassVar[Literal["trajectory", "group", "batch"]] = "trajectory"
+    """"group": micro-batches may not split groups. "batch": the optimiser batch is one micro-batch."""
 
     @property
     def requires(self) -> frozenset[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,6 +68,8 @@ class LogProbs:
     distribution: Float[Tensor, "N T V"] | None = None
     """Log-probability of every alternative of each action, without gradient."""
     views: Mapping[str, LogProbs] = field(default_factory=dict)
+    draw: Callable[..., Tensor] | None = None
+    """``Policy.rsample``, for objectives that differentiate through what the policy puts out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,6 +92,8 @@ class Policy(nn.Module, ABC):
     spec: PolicySpec
     provides: ClassVar[frozenset[str]] = frozenset()
     """Subset of {"entropy", "kl", "distribution", "pathwise", "elbo"}."""
+    version: int = 0
+    """Optimiser batches these weights have seen, told by the actor that took them over: what is drawn may follow it."""
 
     @abstractmethod
     def act(
@@ -149,6 +153,26 @@ class Policy(nn.Module, ABC):
         Of up to ``budget`` units of ``size`` it may keep what the gradient needs.
         """
         return nullcontext()
+
+    def rsample(
+        self,
+        contexts: Sequence[Context],
+        *,
+        n: int = 1,
+        seeds: Sequence[int],
+        keep_last: int = 1,
+        stop: int | None = None,
+    ) -> Float[Tensor, "N 3 H W"]:
+        """Images in [0, 1] for the contexts as differentiable functions of the weights.
+
+        Args:
+            contexts: what to draw.
+            n: images of each.
+            seeds: ``len(contexts) * n``.
+            keep_last: how many of the last steps of a chain carry gradient.
+            stop: leave the chain at this step with the image that is predicted there.
+        """
+        raise CapabilityError(f"{type(self).__name__} does not draw with gradient")
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:
@@ -243,4 +267,4 @@ class LocalActor:
 
     def sync(self, policy: Policy, version: int) -> None:
         self.policy = policy
-        self._version = version
+        self._version = policy.version = version

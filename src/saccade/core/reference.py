@@ -58,14 +58,38 @@ class EMA(Reference):
         if not 0 <= self.decay <= 1 or self.every < 1:
             raise ConfigError(f"reference needs 0 <= decay <= 1 and every >= 1, got {self.decay} and {self.every}")
 
-    @torch.no_grad()
     def follow(self, reference: Policy, policy: Policy, step: int) -> None:
-        if step % self.every:
-            return
-        for old, new in zip(reference.parameters(), policy.parameters(), strict=True):
-            old.lerp_(new.to(old.dtype), 1 - self.decay)
-        for old, new in zip(reference.buffers(), policy.buffers(), strict=True):
-            old.copy_(new)
+        if step % self.every == 0:
+            _blend(reference, policy, self.decay)
+
+
+@dataclass(frozen=True)
+class SlowingEMA(Reference):
+    """An average that starts as the policy itself and slows down:  decay = min(most, slope step)  after each step.
+
+    The old policy of DiffusionNFT (arXiv:2509.16117) and AWM (arXiv:2509.25050); their slope is 1e-3.
+    """
+
+    slope: float = 0.001
+    """Growth of the decay per step."""
+    most: float = 0.5
+    """Largest decay."""
+
+    def __post_init__(self) -> None:
+        if self.slope < 0 or not 0 <= self.most <= 1:
+            raise ConfigError(f"reference needs slope >= 0 and 0 <= most <= 1, got {self.slope} and {self.most}")
+
+    def follow(self, reference: Policy, policy: Policy, step: int) -> None:
+        _blend(reference, policy, min(self.most, self.slope * step))
+
+
+@torch.no_grad()
+def _blend(reference: Policy, policy: Policy, decay: float) -> None:
+    """Move the reference:  ref <- decay * ref + (1 - decay) * policy."""
+    for old, new in zip(reference.parameters(), policy.parameters(), strict=True):
+        old.lerp_(new.to(old.dtype), 1 - decay)
+    for old, new in zip(reference.buffers(), policy.buffers(), strict=True):
+        old.copy_(new)
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from jaxtyping import Float
+from torch import Tensor
+
 from saccade.core.schedule import Constant, Schedule
 
 if TYPE_CHECKING:
-    from saccade.core.trajectory import Trajectory
+    from saccade.core.trajectory import Prompt, Trajectory
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,12 @@ class SampleReward(Reward):
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> Sequence[Score | float | None]:
         return [self.score(trajectory) for trajectory in trajectories]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferentiableReward(Reward):
+    """A reward of pictures that has a gradient: pathwise objectives follow it through the sampler."""
+
+    @abstractmethod
+    def differentiable(self, images: Float[Tensor, "N 3 H W"], prompts: Sequence[Prompt]) -> Float[Tensor, "N"]:
+        """The scores of RGB images in [0, 1], one prompt each; those of ``__call__`` but for rounding to uint8."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -31,27 +31,34 @@ class Progress:
 
 @dataclass
 class TaskHistory:
-    """Running reward statistics of each task id: how often it was tried, mean outcome, last outcomes' spread."""
+    """Running reward statistics of each task id: how often it was tried, mean outcome, last outcomes."""
 
     count: dict[str, int] = field(default_factory=dict)
     mean: dict[str, float] = field(default_factory=dict)
+    recent: dict[str, list[float]] = field(default_factory=dict)
+    """The last ``kept`` outcomes, newest last."""
     decay: float = 0.5
     """Weight of the newest group mean once a task was seen before."""
+    kept: int = 64
 
-    def update(self, outcomes: Iterable[tuple[str, float]]) -> None:
-        """Add the mean outcome of one group for each (task id, outcome)."""
-        for task, outcome in outcomes:
+    def update(self, outcomes: Iterable[tuple[str, Sequence[float]]]) -> None:
+        """Add one group's outcomes for each (task id, outcomes)."""
+        for task, paid in outcomes:
+            outcome = sum(paid) / len(paid)
             seen = self.count.get(task, 0)
             old = self.mean.get(task, outcome)
             self.mean[task] = outcome if seen == 0 else (1 - self.decay) * old + self.decay * outcome
             self.count[task] = seen + 1
+            self.recent[task] = [*self.recent.get(task, []), *paid][-self.kept :]
 
-    def state_dict(self) -> dict[str, dict[str, int] | dict[str, float]]:
-        return {"count": dict(self.count), "mean": dict(self.mean)}
+    def state_dict(self) -> dict[str, Any]:
+        recent = {task: list(paid) for task, paid in self.recent.items()}
+        return {"count": dict(self.count), "mean": dict(self.mean), "recent": recent}
 
-    def load_state_dict(self, state: Mapping[str, Mapping[str, int | float]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.count = {task: int(n) for task, n in state["count"].items()}
         self.mean = dict(state["mean"])
+        self.recent = {task: list(paid) for task, paid in state["recent"].items()}
 
 
 @dataclass

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.metric import Estimate, Models, paired_difference
+from saccade.core.metric import Estimate, Models, Row, paired_difference
 from saccade.core.policy import LocalActor
 from saccade.core.random import fold_in
 from saccade.core.reward import Reward
@@ -30,8 +30,10 @@ class Report:
 
     def against(self, before: Report) -> dict[str, Estimate]:
         """Paired differences to an earlier report of the same tasks."""
-        both = self.rows.keys() & before.rows.keys()
-        return {name: paired_difference(before.rows[name], self.rows[name]) for name in self.rows if name in both}
+        # Numbers about a set have no task: they cannot be paired.
+        both = [name for name in self.rows if name in before.rows]
+        paired = [name for name in both if all(isinstance(row, Row) for row in self.rows[name])]
+        return {name: paired_difference(before.rows[name], self.rows[name]) for name in paired}
 
 
 def evaluate(

@@ -99,5 +99,9 @@ class RankedPairs(Feed):
         self.inner.load_state_dict(state["inner"])
 
     @property
+    def needs_reference(self) -> bool:
+        return self.inner.needs_reference
+
+    @property
     def stats(self) -> Mapping[str, float]:
         return self._stats

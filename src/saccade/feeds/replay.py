@@ -68,5 +68,9 @@ class Replay(Feed):
         self._draws = int(state["draws"])
 
     @property
+    def needs_reference(self) -> bool:
+        return self.inner.needs_reference
+
+    @property
     def stats(self) -> Mapping[str, float]:
         return self._stats

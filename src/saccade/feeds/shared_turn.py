@@ -71,5 +71,9 @@ class SharedTurn(Feed):
         self.inner.load_state_dict(state)
 
     @property
+    def needs_reference(self) -> bool:
+        return self.inner.needs_reference
+
+    @property
     def stats(self) -> Mapping[str, float]:
         return self.inner.stats

@@ -75,7 +75,8 @@ def fresh_state(recipe: Recipe, policy: Policy, device: torch.device) -> TrainSt
     for group in optimiser.param_groups:
         group["base_lr"] = group["lr"]
     compared = any(metric.needs_reference for metric in recipe.evaluation.metrics.values())
-    reference = train.reference.start(policy) if compared or recipe.needs & {"ref_logp", "kl"} else None
+    compared = compared or recipe.feed.needs_reference or bool(recipe.needs & {"ref_logp", "kl"})
+    reference = train.reference.start(policy) if compared else None
     generator = torch_generator(fold_in(train.seed, "minibatches"))
     return TrainState(policy, optimiser, generator, train.seed, train.steps, 0, reference, critic)
 
@@ -151,14 +152,14 @@ def summary(batch: Batch) -> dict[str, float]:
     return record
 
 
-def _outcomes(batch: Batch) -> list[tuple[str, float]]:
+def _outcomes(batch: Batch) -> list[tuple[str, list[float]]]:
     outcome, group = batch.outcome.tolist(), batch.group.tolist()
     scored = batch.scored.tolist()
-    found: list[tuple[str, float]] = []
+    found: list[tuple[str, list[float]]] = []
     for g, prompt in enumerate(batch.prompts):
         paid = [r for r, h, ok in zip(outcome, group, scored, strict=True) if h == g and ok]
         if paid:
-            found.append((prompt.task.id, sum(paid) / len(paid)))
+            found.append((prompt.task.id, paid))
     return found
 
 

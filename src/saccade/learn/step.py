@@ -79,6 +79,8 @@ def evaluate_actions(recipe: Recipe, state: TrainState, batch: Batch) -> LogProb
     if state.critic is not None:
         out = replace(out, value=state.critic(batch).value)
     views = {name: view for objective in recipe.objective.values() for name, view in objective.views.items()}
+    if "pathwise" in needs:
+        out = replace(out, draw=state.policy.rsample)
     if views:
         seen = {name: state.policy.log_prob(_viewed(batch, view), need) for name, view in views.items()}
         out = replace(out, views=seen)
@@ -95,10 +97,11 @@ def _viewed(batch: Batch, view: View) -> Batch:
 def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float]:
     """One optimiser step on one (whole) optimiser batch; returns its statistics."""
     batch = finish(batch, recipe.average)
-    split = all(objective.unit == "trajectory" for objective in recipe.objective.values())
+    units = {objective.unit for objective in recipe.objective.values()}
     stats: dict[str, torch.Tensor] = {}
     state.optimiser.zero_grad(set_to_none=True)
-    micros = list(microbatches(batch, state.policy, recipe.train.micro_size, split_groups=split))
+    cut = microbatches(batch, state.policy, recipe.train.micro_size, split_groups=units <= {"trajectory"})
+    micros = [batch] if "batch" in units else list(cut)
     for micro in state.policy.accumulate(micros):
         out = evaluate_actions(recipe, state, micro)
         loss, found = total_loss(recipe.objective, micro, out)

@@ -62,6 +62,32 @@ class PPOClip(Objective):
 
 
 @dataclass(frozen=True)
+class ClampedRatio(Objective):
+    """The ratio is cut on both sides, whatever the advantage's sign.  ``L = -mean clip(r, 1 - low, 1 + high) A``
+
+    Unlike PPO's minimum, actions outside the range get no gradient even where they should come back. DPOK
+    (arXiv:2305.16381), whose range of 1e-4 is for log-probabilities averaged over latent dimensions.
+    """
+
+    low: float = 1e-4
+    high: float = 1e-4
+
+    def __post_init__(self) -> None:
+        _check_range(self.low, self.high)
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"advantage"})
+
+    def __call__(self, batch: Batch, out: LogProbs) -> Loss:
+        assert batch.advantage is not None, _UNSET
+        ratio = _ratio(out.logp - batch.old_logp)
+        clamped = ratio.clamp(1 - self.low, 1 + self.high)
+        cut = (clamped != ratio).to(ratio.dtype)
+        return Loss(-batch.mean_actions(clamped * batch.advantage), {"clip_fraction": batch.mean_actions(cut)})
+
+
+@dataclass(frozen=True)
 class DualClip(Objective):
     """PPO clip whose loss is bounded for negative advantages (arXiv:1912.09729).
 

@@ -8,6 +8,8 @@ logistic function.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -17,10 +19,12 @@ from torch import Tensor
 from torch.nn.functional import logsigmoid, relu
 
 from saccade.core.batch import Batch
+from saccade.core.content import text_of
 from saccade.core.errors import ConfigError
 from saccade.core.objective import Loss, Objective
 from saccade.core.policy import LogProbs
 from saccade.core.segments import group_argmax, group_argmin, group_count, group_mean
+from saccade.core.trajectory import Prompt
 
 _LEAST_NLL = 1e-6
 
@@ -51,6 +55,51 @@ class DPO(Objective):
         z = self.beta * pairs.difference(_gain(batch, out))
         loss = -(1 - self.smoothing) * logsigmoid(z) - self.smoothing * logsigmoid(-z)
         return pairs.loss(batch, loss, z)
+
+
+@dataclass(frozen=True)
+class RelativeDPO(Objective):
+    """Relative preference optimisation: every winner against the losers of related prompts too (arXiv:2406.06382).
+
+    ``L = -mean_g sum_h w_gh log sigma(beta (D_w(g) - D_l(h)))``,  ``w_g = softmax_h(-d_gh / tau)``
+
+    d_gh is the cosine distance of the word counts of two prompts, where the paper has that of CLIP embeddings. With
+    tau -> 0 and prompts that differ it is DPO; with tau -> inf all losers count alike.
+    """
+
+    unit: ClassVar[Literal["trajectory", "group", "batch"]] = "batch"
+    beta: float = 0.1
+    tau: float = 0.3
+    """Temperature of the comparison between prompts."""
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+        if not self.tau > 0:
+            raise ConfigError(f"tau must be > 0, got {self.tau}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"ref_logp"})
+
+    def __call__(self, batch: Batch, out: LogProbs) -> Loss:
+        pairs, gain = _pairs(batch), _gain(batch, out)
+        margin = self.beta * (gain[pairs.best][:, None] - gain[pairs.worst][None, :])
+        nearness = -word_distance(batch.prompts).to(gain) / self.tau
+        # A group without a preference is no loser; its own row is left out by ``pairs.loss``.
+        weight = torch.where(pairs.valid, nearness, -torch.inf).softmax(1).nan_to_num(0.0)
+        return pairs.loss(batch, -(weight * logsigmoid(margin)).sum(1), margin.diagonal())
+
+
+def word_distance(prompts: Sequence[Prompt]) -> Float[Tensor, "P P"]:
+    """1 - cosine of the word counts of the prompts' texts, in float64; 1 to a prompt without words, 0 to itself."""
+    counts = [Counter(text_of(prompt.content).lower().split()) for prompt in prompts]
+    words = {word: i for i, word in enumerate(sorted(set().union(*counts)))}
+    table = torch.zeros(len(prompts), max(1, len(words)), dtype=torch.float64)
+    for row, count in zip(table, counts, strict=True):
+        for word, times in count.items():
+            row[words[word]] = times
+    unit = table / table.norm(dim=1, keepdim=True).clamp(min=1e-12)
+    return (1 - unit @ unit.T).clamp(min=0).fill_diagonal_(0)
 
 
 @dataclass(frozen=True)
@@ -221,6 +270,48 @@ class KTO(Objective):
         value = weight * torch.sigmoid(-self.beta * sign * (gain - origin))
         stats = {
             "origin": batch.mean_trajectories(origin),
+            "accuracy": batch.mean_trajectories((sign * (gain - origin) > 0).to(gain.dtype)),
+        }
+        return Loss(batch.mean_trajectories(value), stats)
+
+
+@dataclass(frozen=True)
+class BatchKTO(Objective):
+    """KTO with one reference point for the whole batch, as Diffusion-KTO has it (arXiv:2404.04465).
+
+    ``L = mean_i w_i (1 - sigma(y_i beta (G_i - Q)))``,  ``G_i = D_i / n_i``,  ``Q = max(0, mean G)`` without gradient
+
+    y_i is 1 and w_i ``desirable`` where the outcome is above ``threshold``, -1 and ``undesirable`` elsewhere. Over a
+    surrogate likelihood G is minus the difference of mean matching errors and the released beta is 1000.
+    """
+
+    unit: ClassVar[Literal["trajectory", "group", "batch"]] = "batch"
+    beta: float = 1000.0
+    desirable: float = 1.0
+    undesirable: float = 1.0
+    threshold: float = 0.5
+    """Trajectories whose outcome is above this are good."""
+
+    def __post_init__(self) -> None:
+        _check_beta(self.beta)
+        if not (self.desirable >= 0 and self.undesirable >= 0):
+            found = f"{self.desirable} and {self.undesirable}"
+            raise ConfigError(f"desirable and undesirable must be >= 0, got {found}")
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return frozenset({"ref_logp"})
+
+    def __call__(self, batch: Batch, out: LogProbs) -> Loss:
+        gain = _gain(batch, out) / _actions(batch)
+        origin = batch.mean_trajectories(gain.detach()).clamp(min=0).to(gain)
+        good = batch.outcome > self.threshold
+        sign = torch.where(good, 1.0, -1.0)
+        weight = torch.where(good, self.desirable, self.undesirable)
+        value = weight * torch.sigmoid(-self.beta * sign * (gain - origin))
+        stats = {
+            "origin": batch.mean_trajectories(origin.expand_as(gain)),
+            "good": batch.mean_trajectories(good.to(gain.dtype)),
             "accuracy": batch.mean_trajectories((sign * (gain - origin) > 0).to(gain.dtype)),
         }
         return Loss(batch.mean_trajectories(value), stats)

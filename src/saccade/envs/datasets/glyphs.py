@@ -51,6 +51,15 @@ def indices(part: Split) -> tuple[tuple[int, ...], ...]:
 
 
 @cache
+def scans(size: int) -> np.ndarray:
+    """All digits as they are, enlarged smoothly to ``size`` pixels a side: uint8 ``[1797, size, size]``, ink is 255."""
+    images, _ = _digits()
+    weights = _interpolation(size, images.shape[1])
+    smooth = np.einsum("yi,nij,xj->nyx", weights, images, weights)
+    return np.rint(255 * np.clip(smooth, 0.0, 1.0)).astype(np.uint8)
+
+
+@cache
 def glyphs(size: int) -> Glyphs:
     """All digits enlarged to ``size`` pixels a side."""
     images, _ = _digits()

@@ -114,8 +114,9 @@ def repic(size: Size = "tiny") -> Recipe:
             without={"rewards.verdict.by.caption.weight": 0.0},
             note="caption: share of introduced names (one or two) that a caption of held-out pictures mentions, "
             "sampled. Seeds differ in how well the warm-up has learned to repeat the right name (before), and "
-            "with it in how far names can be rewarded. Recall does not ask whether a name is in its place (placed "
-            "does): in seed 0 captions come to list names and placed falls to 0, a hack of this reward; in seed 2 "
-            "they name at random; seed 1 is the clean case.",
+            "with it in how far names can be rewarded. Recall does not ask whether a name is in its place "
+            "(placed does): in seed 0 the arm with the reward names more and misplaces more than the other "
+            "(placed .32 against .57), so part of its gain is a hack of this reward; seed 1 is the clean "
+            "case.",
         ),
     )

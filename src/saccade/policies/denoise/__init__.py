@@ -1,0 +1,1 @@
+"""Policies that draw: the denoising chain of a diffusion or flow model is their trajectory."""

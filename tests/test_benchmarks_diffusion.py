@@ -129,10 +129,10 @@ def test_evaluations_of_the_network_are_those_of_the_description(shapes):
     """T = 4, K = 3, a guided pair 2, a backward 2: a sample costs flow_grpo 2 T + 6 K = 26, with KL 2 K more.
 
     ddpo-pytorch trains all steps: 2 T + 6 T = 32. Two updates: the first takes over the unconditional halves (3 K), the
-    second evaluates them (4 K), so 8 + 10.5. One starting noise for G = 3: the first step is drawn at 1 / 3. Four
-    trajectories go through training together, three of one group and one of the other, then the last two: 2 + 1 of six
-    share the evaluation of another, so that K = 3 steps take 18 - 3 rows, 2.5 a sample, and T = 4 take 3.5. Window of
-    steps 1, 2: step 0 and the input of step 1 once a group, and once for its three members in training.
+    second evaluates them (4 K), so 8 + 10.5. One starting noise for G = 3: the first step is drawn at 1 / 3. Two
+    trajectories go through training together, the middle pair from different groups: 2 of six share the evaluation of
+    another, so that K = 3 steps take 18 - 2 rows, 8 / 3 a sample, and T = 4 take 11 / 3. Window of steps 1, 2: step 0
+    and the input of step 1 once a group, and once for its three members in training.
     """
     settings = small()
     found = {row["name"]: row for row in shapes.measure(settings, lambda line: None)}
@@ -141,9 +141,9 @@ def test_evaluations_of_the_network_are_those_of_the_description(shapes):
         "flow_grpo with KL": 32,
         "ddpo-pytorch": 32,
         "two updates a rollout": 18.5,
-        "on-policy, one starting noise": 2 * (3 + 1 / 3) + 3 * 2.5,
-        "on-policy, one starting noise, KL": 2 * (3 + 1 / 3) + 5 * 2.5,
-        "both halves in the graph, one starting noise": 2 * (3 + 1 / 3) + 6 * 3.5,
+        "on-policy, one starting noise": 2 * (3 + 1 / 3) + 3 * 8 / 3,
+        "on-policy, one starting noise, KL": 2 * (3 + 1 / 3) + 5 * 8 / 3,
+        "both halves in the graph, one starting noise": 2 * (3 + 1 / 3) + 6 * 11 / 3,
         "window, guided": 2 * (2 + 2 / 3) + 3 * (3 + 1) / 3,
         "window, not guided": (2 + 2 / 3) + 3 * (3 + 1) / 3,
     }

@@ -55,7 +55,7 @@ def _window(settings: Settings, **policy: Any) -> ours.Shape:
 
 
 def _ddpo(settings: Settings) -> ours.Shape:
-    return ours.Shape(EveryStep(0), {"guidance_gradient": "both", "shared_noise": True}, together=4)
+    return ours.Shape(EveryStep(0), {"guidance_gradient": "both", "shared_noise": True})
 
 
 ROWS = (
@@ -71,11 +71,9 @@ ROWS = (
         FLOW_GRPO_KL,
         1.45,
         True,
-        lambda settings: ours.Shape(policy=ON_POLICY, kl=True, together=4),
+        lambda settings: ours.Shape(policy=ON_POLICY, kl=True),
     ),
-    Row(
-        "on-policy, one starting noise", FLOW_GRPO, 1.6, True, lambda settings: ours.Shape(policy=ON_POLICY, together=4)
-    ),
+    Row("on-policy, one starting noise", FLOW_GRPO, 1.6, True, lambda settings: ours.Shape(policy=ON_POLICY)),
     Row("both halves in the graph, one starting noise", DDPO, 1.15, True, _ddpo),
     Row("window, guided", FLOW_GRPO_KL, 3.6, False, lambda settings: _window(settings, reuse_unconditional=True)),
     Row("window, not guided", FLOW_GRPO_KL, 4.8, False, lambda settings: _window(settings, guidance=1.0)),

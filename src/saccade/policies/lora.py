@@ -47,7 +47,8 @@ class LoRA:
         # Recipes hold this class; PEFT is loaded where a model is there to adapt.
         from peft import LoraConfig, get_peft_model
 
-        head = model.get_output_embeddings()  # type: ignore[operator]
+        # Networks that draw have no output head.
+        head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None  # type: ignore[operator]
         linear = [name for name, part in model.named_modules() if isinstance(part, nn.Linear) and part is not head]
         free = [name for name in linear if not any(f".{part}." in f".{name}." for part in frozen)]
         if self.targets == "all-linear":

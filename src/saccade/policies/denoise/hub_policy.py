@@ -191,7 +191,7 @@ def load(spec: Diffusers, device: torch.device, seed: int) -> DiffusersPolicy:
         _reading(where, ADAPTER, lambda: _fuse(pipeline, spec.model))
     denoiser = family(spec, pipeline, where)
     if spec.lora is not None:
-        denoiser.network = _adapted(spec, denoiser.network, seed)
+        denoiser.network = spec.lora(denoiser.network, seed)
     if spec.checkpointing:
         denoiser.base.enable_gradient_checkpointing()
     return DiffusersPolicy(spec, denoiser).to(device)
@@ -232,14 +232,3 @@ def _fuse(pipeline: Any, folder: str) -> None:
     pipeline.load_lora_weights(folder)
     pipeline.fuse_lora()
     pipeline.unload_lora_weights()
-
-
-def _adapted(spec: Diffusers, network: Any, seed: int) -> PeftModel:
-    """The network with fresh adapters."""
-    assert spec.lora is not None
-    # ``LoRA`` spares a language model's output head; a denoiser has none.
-    network.get_output_embeddings = lambda: None
-    try:
-        return spec.lora(network, seed)
-    finally:
-        del network.get_output_embeddings

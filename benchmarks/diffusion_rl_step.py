@@ -16,20 +16,18 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import platform
-import shlex
-import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import provenance
 from diffusion_rl.problem import NETS, Settings
+from provenance import BadInput, Parser, at_least, commit, machine, number, tell
 
-HERE = Path(__file__).resolve().parent
 RECIPES = ("mixgrpo", "diffusion_nft", "awm")
 
 RULES = {
@@ -47,15 +45,6 @@ CURVE_RULES = {
     "seconds_to_level": "CPU seconds at the first evaluation at or above the level; null where there is none",
     "ratio": "of each seed: flow_grpo's shape over the recipe",
 }
-
-
-class BadInput(Exception):
-    """Something the user can put right, in one line."""
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,18 +71,22 @@ def parser() -> Parser:
     }
     for name, (least, told) in whole.items():
         default = getattr(Settings, name)
-        made.add_argument(f"--{name}", type=_at_least(least), default=default, metavar="N", help=told)
-    made.add_argument("--guidance", type=_positive, default=Settings.guidance, metavar="X", help="scale of guidance")
-    made.add_argument("--beta", type=_positive, default=Settings.beta, metavar="X", help="coefficient of the KL term")
+        made.add_argument(f"--{name}", type=at_least(least), default=default, metavar="N", help=told)
+    made.add_argument(
+        "--guidance", type=number(positive=True), default=Settings.guidance, metavar="X", help="scale of guidance"
+    )
+    made.add_argument(
+        "--beta", type=number(positive=True), default=Settings.beta, metavar="X", help="coefficient of the KL term"
+    )
     made.add_argument("--small", action="store_true", help="a trial: tiny networks, no pretraining")
     made.add_argument("--curves", action="store_true", help="time to the same held-out reward instead")
     made.add_argument("--recipes", nargs="+", choices=RECIPES, default=RECIPES, help="of --curves")
-    made.add_argument("--seeds", nargs="+", type=_at_least(0), default=[0, 1, 2], metavar="N", help="of --curves")
+    made.add_argument("--seeds", nargs="+", type=at_least(0), default=[0, 1, 2], metavar="N", help="of --curves")
     made.add_argument(
-        "--updates", type=_at_least(0), default=0, metavar="N", help="rollouts a curve; 0: as many as the recipe has"
+        "--updates", type=at_least(0), default=0, metavar="N", help="rollouts a curve; 0: as many as the recipe has"
     )
-    made.add_argument("--every", type=_at_least(1), default=5, metavar="N", help="rollouts between evaluations")
-    made.add_argument("--captions", type=_at_least(1), default=240, metavar="N", help="held-out captions of --curves")
+    made.add_argument("--every", type=at_least(1), default=5, metavar="N", help="rollouts between evaluations")
+    made.add_argument("--captions", type=at_least(1), default=240, metavar="N", help="held-out captions of --curves")
     made.add_argument("--json", type=Path, metavar="FILE", help="where the result goes; default: standard output")
     return made
 
@@ -122,7 +115,12 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> None:
     began = os.getloadavg()
     measured = curves if options.curves else shapes
     for found in measured(options):
-        facts = {"machine": machine(began), "software": software(), "command": command(argv), "commit": commit()}
+        facts = {
+            "machine": machine(began),
+            "software": software(),
+            "command": command(argv),
+            "commit": commit("benchmarks/diffusion_rl", "benchmarks/diffusion_rl_step.py"),
+        }
         text = json.dumps({**found, **facts}, indent=1) + "\n"
         if options.json is not None:
             options.json.write_text(text, encoding="utf-8")
@@ -151,45 +149,13 @@ def curves(options: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield {"rules": CURVE_RULES, "rows": rows, **verdict}
 
 
-def machine(load_before: tuple[float, ...]) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": list(load_before),
-        "load_after": list(os.getloadavg()),
-    }
-
-
 def software() -> dict[str, str]:
     versions = {name: metadata.version(name) for name in ("torch", "diffusers")}
     return {"python": platform.python_version(), **versions}
 
 
-def commit() -> dict[str, Any]:
-    """The commit of this checkout, and whether the sources differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", HERE.parent, *arguments], capture_output=True, text=True).stdout.strip()
-
-    changed = git("status", "--porcelain", "src", "benchmarks/diffusion_rl", "benchmarks/diffusion_rl_step.py")
-    return {"id": git("rev-parse", "HEAD"), "changed": bool(changed)}
-
-
 def command(argv: Sequence[str]) -> str:
-    """What was typed, without the paths of this machine."""
-    kept, words = [], iter(argv)
-    for word in words:
-        if word == "--json":
-            next(words, None)
-        elif not word.startswith("--json="):
-            kept.append(word)
-    return shlex.join(["python", "benchmarks/diffusion_rl_step.py", *kept])
+    return provenance.command("benchmarks/diffusion_rl_step.py", argv, ("--json",))
 
 
 def headline(row: Mapping[str, Any]) -> str:
@@ -199,29 +165,6 @@ def headline(row: Mapping[str, Any]) -> str:
     low, high = row["ratio_range"]
     told += f", {row['ratio']:.2f}x {row['peer']} ({low:.2f}-{high:.2f})"
     return told + (f", must be {row['must']}x" if row["must"] else "")
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text}")
-        return int(text)
-
-    return whole
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 < value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number > 0, got {text}")
-    return value
 
 
 if __name__ == "__main__":

@@ -19,18 +19,19 @@ import argparse
 import json
 import math
 import os
-import platform
 import shlex
 import statistics
 import subprocess
 import sys
 import tempfile
 import venv
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
+import provenance
+from provenance import BadInput, Parser, at_least, commit, machine, number, tell
 from vlm_grpo.problem import SIZES, Settings
 
 HERE = Path(__file__).resolve().parent
@@ -60,17 +61,8 @@ RULES = {
 }
 
 
-class BadInput(Exception):
-    """Something the user can put right, in one line."""
-
-
 class Failure(Exception):
     """A process ended, or the two sides did not do the same."""
-
-
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise BadInput(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,19 +79,17 @@ def parser() -> Parser:
     made = Parser(description=__doc__.partition("\n")[0])
     for name, least in (("image-tokens", 4), ("completion", 1), ("group", 2), ("prompts", 1), ("iterations", 1)):
         default = getattr(Settings, name.replace("-", "_"))
-        made.add_argument(f"--{name}", type=_at_least(least), default=default, metavar="N")
-    made.add_argument("--rounds", type=_at_least(1), default=Settings.rounds, metavar="N", help="measured rounds")
-    made.add_argument(
-        "--threads", type=_at_least(1), default=Settings.threads, metavar="N", help="threads of each side"
-    )
-    made.add_argument("--vocab", type=_at_least(512), default=Settings.vocab, metavar="N")
+        made.add_argument(f"--{name}", type=at_least(least), default=default, metavar="N")
+    made.add_argument("--rounds", type=at_least(1), default=Settings.rounds, metavar="N", help="measured rounds")
+    made.add_argument("--threads", type=at_least(1), default=Settings.threads, metavar="N", help="threads of each side")
+    made.add_argument("--vocab", type=at_least(512), default=Settings.vocab, metavar="N")
     made.add_argument("--size", choices=tuple(SIZES), default=Settings.size, help="shape of the model")
-    made.add_argument("--beta", type=_not_negative, default=0.0, metavar="X", help="coefficient of the KL term")
+    made.add_argument("--beta", type=number(), default=0.0, metavar="X", help="coefficient of the KL term")
     made.add_argument("--bf16", action="store_true", help="autocast to bfloat16 on both sides")
     made.add_argument("--prefix", choices=("shared", "plain"), default=Settings.prefix, help="the library's path")
     made.add_argument(
         "--micro-size",
-        type=_at_least(0),
+        type=at_least(0),
         default=Settings.micro_size,
         metavar="N",
         help="most positions in a pass of the library; 0: the prompts and the completions of half a group",
@@ -187,7 +177,7 @@ def measure(settings: Settings, peer: Path, sides: Sequence[str], argv: Sequence
         "machine": machine(began),
         "software": software,
         "command": command(argv),
-        "commit": commit(),
+        "commit": commit("benchmarks/vlm_grpo", "benchmarks/vlm_grpo_step.py"),
     }
 
 
@@ -362,39 +352,8 @@ def last_words(log: Path) -> str:
     return lines[-1].strip() if lines else "it said nothing"
 
 
-def machine(load_before: tuple[float, ...]) -> dict[str, Any]:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "load_before": list(load_before),
-        "load_after": list(os.getloadavg()),
-    }
-
-
-def commit() -> dict[str, Any]:
-    """The commit of this checkout, and whether the sources differ from it."""
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", HERE.parent, *arguments], capture_output=True, text=True).stdout.strip()
-
-    return {"id": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "src", "benchmarks/vlm_grpo"))}
-
-
 def command(argv: Sequence[str]) -> str:
-    """What was typed, without the paths of this machine."""
-    kept, words = [], iter(argv)
-    for word in words:
-        if word in ("--json", "--peer-python", "--pip-args"):
-            next(words, None)
-        elif not word.startswith(("--json=", "--peer-python=", "--pip-args=")):
-            kept.append(word)
-    return shlex.join(["python", "benchmarks/vlm_grpo_step.py", *kept])
+    return provenance.command("benchmarks/vlm_grpo_step.py", argv, ("--json", "--peer-python", "--pip-args"))
 
 
 def describe(settings: Settings) -> str:
@@ -409,29 +368,6 @@ def headline(row: Mapping[str, Any]) -> str:
     ratios = "CPU {ratio_cpu:.2f}x, wall {ratio_wall:.2f}x, memory 1/{ratio_memory:.1f}"
     errors = "gradient {gradient_relative_error:.1e}, against TRL's {gradient_relative_error_vs_trl:.1e}"
     return f"{ratios}, {errors}, {{fraction_of_flop_bound:.0%}} of the bound".format(**row)
-
-
-def tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _at_least(least: int) -> Callable[[str], int]:
-    def whole(text: str) -> int:
-        if not text.lstrip("-").isdigit() or int(text) < least:
-            raise argparse.ArgumentTypeError(f"must be a whole number >= {least}, got {text}")
-        return int(text)
-
-    return whole
-
-
-def _not_negative(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < math.inf:
-        raise argparse.ArgumentTypeError(f"must be a number >= 0, got {text}")
-    return value
 
 
 if __name__ == "__main__":

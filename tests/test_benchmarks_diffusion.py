@@ -180,7 +180,7 @@ def test_the_committed_ratios_follow_from_the_committed_medians(shapes):
         for row in shapes.ROWS:
             assert rows[row.name]["must"] == row.must
             if row.same_gradient:
-                # Rounding in float32, 1.3e-5 where both halves of a guided UNet carry gradient; the tests above hold the
+                # Rounding in float32, 1.3e-5 where both halves of a guided UNet carry gradient; a test above holds the
                 # same rows to 2e-7 in float64.
                 assert rows[row.name]["gradient_relative_error"] <= 2e-5
 

@@ -42,7 +42,7 @@ class HFVisionLanguage(PolicySpec):
     attention: str = "sdpa"
     """Attention implementation of transformers, where prompts are not shared and in the image encoder."""
     autocast: bool = False
-    """Matrix products in bfloat16 while weights stay float32; log-probabilities are then good to about 0.01."""
+    """Matrix products in bfloat16 while weights stay float32; log-probabilities are then good to about 0.03."""
     freeze_vision: bool = False
     """Train neither the image encoder nor adapters in it."""
     rows: int = 64

@@ -47,6 +47,62 @@ class Environment(ABC):
         """Release what the environment holds."""
 
 
+class VectorEnvironment(ABC):
+    """Many episodes side by side, one a lane; what a rollout drives.
+
+    The default (``Lanes``) is a list of environments. Array programs, which advance all lanes at once, and pools of
+    slow environments, which wait for several at a time, have their own.
+    """
+
+    @abstractmethod
+    def reset(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[Observation | None]:
+        """Begin an episode in each of ``len(tasks)`` lanes, numbered from 0. Equal seeds give equal starts."""
+
+    @abstractmethod
+    def step(self, lanes: Sequence[int], outputs: Sequence[Content]) -> list[Step]:
+        """Take the policy's outputs of one turn in these lanes, each of which is still running.
+
+        An exception carries a note that names the task (``name_task``).
+        """
+
+    def close(self) -> None:  # noqa: B027 (most environments hold nothing)
+        """Release what the environment holds."""
+
+
+class Lanes(VectorEnvironment):
+    """One environment a lane, stepped one after the other."""
+
+    def __init__(self, spec: EnvironmentSpec) -> None:
+        self._spec = spec
+        self._lanes: list[Environment] = []
+        self._tasks: list[Task] = []
+
+    def reset(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[Observation | None]:
+        self._tasks = list(tasks)
+        self._lanes += [self._spec.make() for _ in range(len(tasks) - len(self._lanes))]
+        return [lane.reset(task, seed) for lane, task, seed in zip(self._lanes, tasks, seeds, strict=False)]
+
+    def step(self, lanes: Sequence[int], outputs: Sequence[Content]) -> list[Step]:
+        steps = []
+        for lane, output in zip(lanes, outputs, strict=True):
+            try:
+                steps.append(self._lanes[lane].step(output))
+            except Exception as error:
+                name_task(error, self._tasks[lane])
+                raise
+        return steps
+
+    def close(self) -> None:
+        for lane in self._lanes:
+            lane.close()
+        self._lanes = []
+
+
+def name_task(error: BaseException, task: Task) -> None:
+    """Note on an exception of an environment in which task it happened."""
+    error.add_note(f"in the environment, task {task.id!r}")
+
+
 @dataclass(frozen=True)
 class Tasks(Sequence[Task], ABC):
     """A task set: ``len`` and ``[]``, deterministic given its fields."""
@@ -91,3 +147,7 @@ class EnvironmentSpec(ABC):
 
     @abstractmethod
     def make(self) -> Environment: ...
+
+    def make_vector(self) -> VectorEnvironment:
+        """What rollouts drive."""
+        return Lanes(self)

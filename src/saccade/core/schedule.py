@@ -57,5 +57,23 @@ class Cosine(Schedule):
         return factor * _rise(progress, self.warmup)
 
 
+@dataclass(frozen=True)
+class WarmupStableDecay(Schedule):
+    """1 after a linear rise over the first ``warmup`` steps; in a straight line to 0 over the last share of the run."""
+
+    decay: float = 0.2
+    """Share of all steps in which the factor falls."""
+    warmup: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.decay <= 1:
+            raise ConfigError(f"decay must be in (0, 1], got {self.decay}")
+        if self.warmup < 0:
+            raise ConfigError(f"warmup must be >= 0, got {self.warmup}")
+
+    def __call__(self, progress: Progress) -> float:
+        return min(1.0, (1 - progress.fraction) / self.decay) * _rise(progress, self.warmup)
+
+
 def _rise(progress: Progress, warmup: int) -> float:
     return min(1.0, (progress.step + 1) / warmup) if warmup else 1.0

@@ -1,11 +1,11 @@
-"""Advance all live trajectories one turn at a time: one batched ``act``, then one ``step`` of each environment."""
+"""Advance all live trajectories one turn at a time: one batched ``act``, then one ``step`` of all environments."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from saccade.core.environment import Environment, EnvironmentSpec
+from saccade.core.environment import EnvironmentSpec, Step
 from saccade.core.errors import ContractError
 from saccade.core.policy import Act, Actor, Sampling
 from saccade.core.random import fold_in
@@ -15,7 +15,7 @@ from saccade.core.trajectory import Context, Group, Prompt, Task, Trajectory, Tu
 @dataclass
 class _Live:
     trajectory: Trajectory
-    environment: Environment
+    lane: int
 
 
 def rollout(
@@ -40,26 +40,31 @@ def rollout(
         sampling: how to draw actions.
         seeds: P seeds, from which the seed of every trajectory and turn is derived.
     """
-    groups: list[Group] = []
-    live: list[_Live] = []
-    for task, seed in zip(tasks, seeds, strict=True):
-        members = [env.make() for _ in range(group_size)]
-        first, *_ = [member.reset(task, fold_in(seed, "reset")) for member in members]
-        prompt = Prompt(task, (*env.prompt(task), *(first.content if first is not None else ())))
-        group = [Trajectory(prompt, seed=fold_in(seed, "member", i)) for i in range(group_size)]
-        groups.append(group)
-        live.extend(_Live(trajectory, member) for trajectory, member in zip(group, members, strict=True))
-
-    everyone = list(live)
+    vector = env.make_vector()
     try:
+        starts = [(task, fold_in(seed, "reset")) for task, seed in zip(tasks, seeds, strict=True)]
+        lanes = [start for start in starts for _ in range(group_size)]
+        first = vector.reset([task for task, _ in lanes], [seed for _, seed in lanes])
+        groups: list[Group] = []
+        for p, (task, seed) in enumerate(zip(tasks, seeds, strict=True)):
+            shown = first[p * group_size]
+            prompt = Prompt(task, (*env.prompt(task), *(shown.content if shown is not None else ())))
+            groups.append([Trajectory(prompt, seed=fold_in(seed, "member", i)) for i in range(group_size)])
+        everyone = [trajectory for group in groups for trajectory in group]
+        live = [_Live(trajectory, lane) for lane, trajectory in enumerate(everyone)]
         for k in range(env.max_turns):
             if not live:
                 break
             acts = _first(actor, groups, sampling) if k == 0 else _later(actor, live, k, sampling)
-            live = [one for one, act in zip(live, acts, strict=True) if _advance(one, act, k, env, actor.version)]
+            try:
+                steps = vector.step([one.lane for one in live], [act.output for act in acts])
+            except Exception as error:
+                error.add_note(f"at turn {k}")
+                raise
+            played = zip(live, acts, steps, strict=True)
+            live = [one for one, act, step in played if _advance(one.trajectory, act, step, k, env, actor.version)]
     finally:
-        for one in everyone:
-            one.environment.close()
+        vector.close()
     return groups
 
 
@@ -79,14 +84,8 @@ def _later(actor: Actor, live: Sequence[_Live], k: int, sampling: Sampling) -> l
     return [acts[0] for acts in actor.act(contexts, n=1, sampling=sampling, seeds=seeds)]
 
 
-def _advance(one: _Live, act: Act, k: int, env: EnvironmentSpec, version: int) -> bool:
-    """Play one output; whether the episode goes on."""
-    trajectory = one.trajectory
-    try:
-        step = one.environment.step(act.output)
-    except Exception as error:
-        error.add_note(f"in the environment, task {trajectory.task.id!r}, turn {k}")
-        raise
+def _advance(trajectory: Trajectory, act: Act, step: Step, k: int, env: EnvironmentSpec, version: int) -> bool:
+    """Record one turn; whether the episode goes on."""
     turn = Turn(act.output, act.record, act.logp, act.mask, act.segment, version, None, step.reward, step.info)
     trajectory.turns.append(turn)
     over = step.terminated or step.truncated

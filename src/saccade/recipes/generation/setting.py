@@ -12,7 +12,7 @@ from saccade.core.errors import ConfigError
 from saccade.core.metric import Metric
 from saccade.core.optimiser import AdamW
 from saccade.core.policy import PolicySpec
-from saccade.core.schedule import Cosine
+from saccade.core.schedule import WarmupStableDecay
 from saccade.core.trajectory import Task
 from saccade.envs.datasets import shapes
 from saccade.envs.datasets.shapes import Kind, ShapeScenes
@@ -84,7 +84,7 @@ def family(name: Family, size: Size, **settings: Any) -> PolicySpec:
     return Diffusers(**{"model": model, "lora": LoRA(rank=32, alpha=64.0), "guidance": guidance, **settings})
 
 
-def pretrained(name: Family, size: Size, steps: int = 1300) -> Mapping[str, Stage]:
+def pretrained(name: Family, size: Size, steps: int = 1400) -> Mapping[str, Stage]:
     """What stands in for a pretrained model at the tiny size: matching on drawn scenes of all captions.
 
     Held-out captions are held out of reinforcement learning only, as those of a pretrained model are. All recipes with
@@ -100,7 +100,7 @@ def pretrained(name: Family, size: Size, steps: int = 1300) -> Mapping[str, Stag
         group_size=1,
         micro_size=2**15,
         lr=2e-3,
-        lr_schedule=Cosine(end=0.02, warmup=50),
+        lr_schedule=WarmupStableDecay(decay=0.4, warmup=50),
         optimiser=AdamW(betas=(0.9, 0.99)),
     )
     stage = Stage(
@@ -108,7 +108,7 @@ def pretrained(name: Family, size: Size, steps: int = 1300) -> Mapping[str, Stag
         objective={"nll": NLL()},
         train=train,
         average="action",
-        env=SingleTurn(ShapeScenes(count=2**16, part="all")),
+        env=SingleTurn(ShapeScenes(count=2**16, kinds=COMPOSED, part="all")),
         rewards={},
         policy=policy,
     )

@@ -120,6 +120,13 @@ def test_a_snapshot_is_json_and_keeps_each_picture_once(tmp_path, group):
         assert np.array_equal(np.asarray(stored), picture(0).pixels)
 
 
+def test_steps_of_a_turn_are_folded_below_its_output(tmp_path, group):
+    plain = snapshot(group[:1], Pictures(tmp_path), {}, preview=lambda turn, most: [picture(5), picture(6)][:most])
+    assert [part["width"] for part in plain["rollouts"][0]["turns"][0]["steps"]] == [picture(5).width] * 2
+    page = written(tmp_path, [Section("Step 5", {"": [plain]})])
+    assert "steps" in page.text and len(page.all("div", "frames")) == 1
+
+
 def test_large_pictures_are_made_small_and_long_videos_short(tmp_path):
     frames = np.zeros((30, 4, 4, 3), dtype=np.uint8)
     frames[:, 0, 0, 0] = np.arange(30)

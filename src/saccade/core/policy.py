@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from saccade.core.content import Content
+from saccade.core.content import Content, Image
 from saccade.core.errors import CapabilityError, ConfigError
-from saccade.core.trajectory import Context, Prompt, Trajectory
+from saccade.core.trajectory import Context, Prompt, Trajectory, Turn
 
 if TYPE_CHECKING:
     from saccade.core.batch import Batch
@@ -173,6 +173,10 @@ class Policy(nn.Module, ABC):
             stop: leave the chain at this step with the image that is predicted there.
         """
         raise CapabilityError(f"{type(self).__name__} does not draw with gradient")
+
+    def preview(self, turn: Turn, most: int) -> list[Image]:
+        """At most so many pictures of how the turn's output came about, for galleries; none where there are no such."""
+        return []
 
     @abstractmethod
     def save_pretrained(self, folder: Path) -> None:

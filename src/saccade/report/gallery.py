@@ -199,7 +199,9 @@ class _Page:
         answer = f'<div class="answer">{self._content(turn["observation"])}</div>' if turn["observation"] else ""
         notes = {**turn["notes"], **({"reward": f"{turn['reward']:.3g}"} if turn["reward"] else {})}
         told = " · ".join(f"{escape(key)}: {escape(value)}" for key, value in notes.items())
-        return f"{number}{self._content(turn['output'])}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
+        steps = f'<div class="frames">{"".join(self._picture(one, (), (), ()) for one in turn.get("steps", ()))}</div>'
+        made = f"<details><summary>steps</summary>{steps}</details>" if turn.get("steps") else ""
+        return f"{number}{self._content(turn['output'])}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
 
     def _content(
         self,

@@ -250,7 +250,8 @@ class RolloutLog:
         for g in range(min(self._keep, len(batch.prompts))):
             members = [i for i, h in enumerate(rows) if h == g]
             group = [batch.trajectories[i] for i in members]
-            groups.append(snapshot(group, pictures, batch.reward_weight, [advantage[i] for i in members]))
+            paid = [advantage[i] for i in members]
+            groups.append(snapshot(group, pictures, batch.reward_weight, paid, state.policy.preview))
         (self._folder / f"step-{state.step:06d}.json").write_text(json.dumps(groups))
 
     def finish(self, state: TrainState) -> None:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 import PIL.Image
 
 from saccade.core.content import Array, Content, Image, Mesh, Text, Video, text_of
-from saccade.core.trajectory import Group, Task, Trajectory
+from saccade.core.trajectory import Group, Task, Trajectory, Turn
 
 Box = tuple[float, float, float, float]
 
@@ -24,7 +24,7 @@ SHORT = 300
 """Characters of a target or a note that are kept."""
 MOST_BOXES = 16
 MOST_FRAMES = 8
-"""Frames of a video that are kept, evenly spaced."""
+"""Frames of a video, or steps of a turn, that are kept, evenly spaced."""
 LARGEST_SIDE = 512
 """Pictures are scaled down to this for the gallery; boxes keep the coordinates of the original."""
 
@@ -64,6 +64,7 @@ def snapshot(
     pictures: Pictures,
     reward_weight: Mapping[str, float],
     advantage: Sequence[float | None] = (),
+    preview: Callable[[Turn, int], Sequence[Image]] | None = None,
 ) -> dict[str, Any]:
     """What there is to see of a group, as data that JSON can hold.
 
@@ -72,6 +73,7 @@ def snapshot(
         pictures: where their pictures go.
         reward_weight: factor of each reward.
         advantage: one number a trajectory, if known.
+        preview: pictures of how an output came about (``Policy.preview``).
     """
     task = group[0].task
     known = list(advantage) or [None] * len(group)
@@ -81,15 +83,20 @@ def snapshot(
         "target": _short(task.target),
         "gold": [_short(text_of(output)) for output in task.gold],
         "boxes": gold_boxes(task),
-        "rollouts": [_rollout(t, pictures, reward_weight, a) for t, a in zip(group, known, strict=True)],
+        "rollouts": [_rollout(t, pictures, reward_weight, a, preview) for t, a in zip(group, known, strict=True)],
     }
 
 
 def _rollout(
-    trajectory: Trajectory, pictures: Pictures, reward_weight: Mapping[str, float], advantage: float | None
+    trajectory: Trajectory,
+    pictures: Pictures,
+    reward_weight: Mapping[str, float],
+    advantage: float | None,
+    preview: Callable[[Turn, int], Sequence[Image]] | None,
 ) -> dict[str, Any]:
     turns = [
         {
+            "steps": [pictures.put(image.pixels) for image in preview(turn, MOST_FRAMES)] if preview else [],
             "output": _parts(turn.output, pictures),
             "boxes": boxes(text_of(turn.output)),
             "observation": _parts(turn.observation.content, pictures) if turn.observation is not None else [],

@@ -462,3 +462,19 @@ def test_folders_that_hold_something_else_are_refused(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"no weights")
     with pytest.raises(CheckpointError, match="does not hold a TinyFlow"):
         TinyFlow.load(tmp_path)
+
+
+def test_a_preview_shows_the_chain_from_noise_to_the_image():
+    policy = build(CHAINS["flow"])
+    trajectory = rollout(policy)[0][0]
+    (turn,) = trajectory.turns
+    shown = policy.preview(turn, 3)
+    states = turn.record.states
+    assert len(shown) == 3
+    assert shown[0].pixels.tolist() == policy.denoiser.to_pixels(states[:1])[0].tolist()
+    assert shown[-1].pixels.tolist() == policy.denoiser.to_pixels(states[-1:])[0].tolist()
+
+
+def test_finished_samples_have_no_preview():
+    policy = build(next(iter(SURROGATES.values())))
+    assert policy.preview(rollout(policy)[0][0].turns[0], 3) == []

@@ -19,7 +19,7 @@ from saccade.core.errors import CapabilityError, ConfigError, DataError
 from saccade.core.policy import Act, LogProbs, Need, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
 from saccade.core.reference import AdaptersOff
-from saccade.core.trajectory import Context, Prompt, Trajectory
+from saccade.core.trajectory import Context, Prompt, Trajectory, Turn
 from saccade.policies.denoise import chain as chains
 from saccade.policies.denoise.chain import Chain, ChainRecord, Drawn, Plan
 from saccade.policies.denoise.denoiser import Denoiser, Predictor
@@ -248,6 +248,16 @@ class DenoisePolicy(Policy):
                 stop=stop,
             )
             return torch.cat([self.denoiser.decode(part) for part in latent.split(self.spec.rows)])
+
+    @torch.no_grad()
+    def preview(self, turn: Turn, most: int) -> list[Image]:
+        """States of the chain from noise to image, evenly spaced, where the turn's record has them."""
+        if not isinstance(turn.record, ChainRecord):
+            return []
+        states = turn.record.states
+        chosen = torch.linspace(0, len(states) - 1, min(most, len(states))).round().long()
+        with self.precision():
+            return [Image(p.copy()) for p in self.denoiser.to_pixels(states[chosen].to(self.states))]
 
     def size(self, trajectory: Trajectory) -> int:
         """Latent positions of the rows that carry gradient."""

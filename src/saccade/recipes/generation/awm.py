@@ -16,6 +16,7 @@ of 14. The decay of the average grows by 0.02 a step instead of 0.001, for a run
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.shaping import Clip
 from saccade.core.reference import SlowingEMA
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.matching import Matching
 from saccade.objectives.policy_gradient import Reinforce
@@ -31,6 +32,7 @@ COUPLED = {
     "policy.sampler": {"class": "saccade.policies.denoise.steps.FlowSDE", "steps": 8, "noise": 0.7},
     "objective.awm": {"class": "saccade.objectives.policy_gradient.PPOClip", "low": 1e-3, "high": 1e-3},
     "objective.trust": None,
+    "train.lr": 1e-4,
 }
 """Flow-GRPO in place of the mechanism."""
 
@@ -49,11 +51,12 @@ def awm(size: Size = "tiny") -> Recipe:
         objective={"awm": Matching(Reinforce()), "trust": KLToReference(coef=5.0, estimator="exact")},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=70, base=1000),
+            steps=pick(size, tiny=60, base=1000),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
             micro_size=2**15,
             lr=pick(size, tiny=2e-4, base=3e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
             reference=SlowingEMA(slope=pick(size, tiny=0.02, base=0.001), most=0.3),
         ),
         stages=pretrained("flow", size),

@@ -14,6 +14,7 @@ is DDPO's. Members that tie for an extreme all stay, because a binary reward has
 
 from saccade.advantages.history import TaskNorm
 from saccade.advantages.shaping import Clip, Extremes
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip
 from saccade.policies.denoise.steps import DDIM, Suffix
@@ -28,7 +29,7 @@ TRAINED = "saccade.advantages.history.TaskNorm"
 def b2_diffurl(size: Size = "tiny") -> Recipe:
     epsilon = pick(size, tiny=1e-3, base=1e-4)
     total = pick(size, tiny=8, base=20)
-    rounds = pick(size, tiny=60, base=100)
+    rounds = pick(size, tiny=50, base=100)
     # The last step has no noise left to draw.
     backward = Suffix(size=total * 7 // 10, most=total - 1, over=rounds, tail=1)
     return Recipe(
@@ -45,7 +46,8 @@ def b2_diffurl(size: Size = "tiny") -> Recipe:
             group_size=pick(size, tiny=6, base=5),
             epochs=2,
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=1e-4),
+            lr=pick(size, tiny=1e-4, base=1e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation(kinds=("count",)),

@@ -16,6 +16,7 @@ score-function estimator of the paper is ``--objective.pg.class Reinforce --trai
 
 from saccade.advantages.history import TaskNorm
 from saccade.advantages.shaping import Clip
+from saccade.core.schedule import Constant, Linear
 from saccade.evaluate.samples import Mean
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip
@@ -40,12 +41,13 @@ def ddpo(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon)},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=40, base=100),
+            steps=pick(size, tiny=30, base=100),
             groups=pick(size, tiny=8, base=32),
             group_size=pick(size, tiny=12, base=8),
-            minibatches=pick(size, tiny=2, base=4),
+            minibatches=pick(size, tiny=1, base=4),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=3e-4),
+            lr=pick(size, tiny=5e-5, base=3e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation({"jpeg": Mean(small)}),

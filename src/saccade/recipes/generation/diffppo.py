@@ -14,6 +14,7 @@ estimation is reward minus value at lambda 1. The reward model is learned from s
 
 from saccade.advantages.shaping import BatchWhiten, Clip
 from saccade.advantages.temporal import GAE
+from saccade.core.schedule import Constant, Linear
 from saccade.evaluate.images import ProxyGap
 from saccade.evaluate.samples import Mean
 from saccade.feeds.on_policy import OnPolicy
@@ -43,12 +44,13 @@ def diffppo(size: Size = "tiny") -> Recipe:
         feed=OnPolicy(),
         critic=StepCritic(channels=pick(size, tiny=3, base=4)),
         train=Train(
-            steps=pick(size, tiny=50, base=200),
+            steps=pick(size, tiny=45, base=200),
             groups=pick(size, tiny=48, base=128),
             group_size=2,
-            minibatches=2,
+            minibatches=pick(size, tiny=1, base=2),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=1e-5),
+            lr=pick(size, tiny=1e-4, base=1e-5),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation({"preference": Mean(liked), "taste": Mean(taste()), "gap": ProxyGap(liked, taste())}),

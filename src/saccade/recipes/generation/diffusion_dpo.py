@@ -14,6 +14,7 @@ the sum of K draws; the tiny size takes a fifth of it (inferred), because errors
 shapes differ by more.
 """
 
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.feeds.preferences import RankedPairs
 from saccade.feeds.reference import ByReference
@@ -37,11 +38,12 @@ def diffusion_dpo(size: Size = "tiny") -> Recipe:
         objective={"dpo": Matching(DPO(beta=pick(size, tiny=125.0, base=625.0)))},
         feed=RankedPairs(ByReference(OnPolicy())),
         train=Train(
-            steps=pick(size, tiny=100, base=2000),
+            steps=pick(size, tiny=80, base=2000),
             groups=pick(size, tiny=24, base=256),
             group_size=4,
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=2e-5),
+            lr=pick(size, tiny=1e-4, base=2e-5),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation(),

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from saccade.advantages.temporal import DiscountedReturn
 from saccade.core.errors import ConfigError
 from saccade.core.reward import SampleReward
+from saccade.core.schedule import Constant, Linear
 from saccade.core.trajectory import Trajectory
 from saccade.feeds.on_policy import OnPolicy
 from saccade.feeds.reference import ByReference
@@ -63,11 +64,12 @@ def diffusion_kto(size: Size = "tiny") -> Recipe:
         objective={"kto": Matching(BatchKTO(beta=pick(size, tiny=500.0, base=1000.0), desirable=2.0))},
         feed=ByReference(OnPolicy()),
         train=Train(
-            steps=pick(size, tiny=100, base=2000),
+            steps=pick(size, tiny=80, base=2000),
             groups=pick(size, tiny=12, base=64),
             group_size=4,
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=1e-5),
+            lr=pick(size, tiny=1e-4, base=1e-5),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation(),

@@ -13,6 +13,7 @@ reference. Its decay grows by 0.02 a step instead of 0.001, for a run of 70 step
 
 from saccade.advantages.group import GroupNorm
 from saccade.core.reference import SlowingEMA
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.feeds.reference import ByReference
 from saccade.objectives.matching import NFT, Matching
@@ -36,11 +37,12 @@ def diffusion_nft(size: Size = "tiny") -> Recipe:
         objective={"nft": Matching(NFT(beta=1.0, limit=5.0))},
         feed=ByReference(OnPolicy()),
         train=Train(
-            steps=pick(size, tiny=70, base=1000),
+            steps=pick(size, tiny=60, base=1000),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
             micro_size=2**15,
             lr=pick(size, tiny=2e-4, base=3e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
             reference=SlowingEMA(slope=pick(size, tiny=0.02, base=0.001), most=0.5),
         ),
         stages=pretrained("flow", size),

@@ -43,7 +43,7 @@ def dpok(size: Size = "tiny") -> Recipe:
         feed=OnPolicy(),
         critic=StepCritic(channels=pick(size, tiny=3, base=4)),
         train=Train(
-            steps=pick(size, tiny=60, base=1000),
+            steps=pick(size, tiny=40, base=1000),
             groups=1,
             group_size=pick(size, tiny=64, base=10),
             epochs=pick(size, tiny=2, base=5),

@@ -16,6 +16,7 @@ conditional half only.
 
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.shaping import Clip
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip
 from saccade.objectives.regularise import KLToReference
@@ -37,12 +38,13 @@ def flow_grpo(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon), "kl": KLToReference(coef=0.004, estimator="exact")},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=40, base=1000),
+            steps=pick(size, tiny=60, base=1000),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
-            minibatches=2,
+            minibatches=pick(size, tiny=1, base=2),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=3e-4),
+            lr=pick(size, tiny=1e-4, base=3e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("flow", size),
         evaluation=evaluation(),

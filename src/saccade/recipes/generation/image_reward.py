@@ -15,6 +15,7 @@ network instead of BLIP. The policy gradient is Flow-GRPO's; ReFL, the paper's o
 
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.shaping import Clip
+from saccade.core.schedule import Constant, Linear
 from saccade.evaluate.images import ProxyGap, RankAgreement
 from saccade.evaluate.samples import Mean
 from saccade.feeds.on_policy import OnPolicy
@@ -44,12 +45,13 @@ def image_reward(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon)},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=50, base=500),
+            steps=pick(size, tiny=60, base=500),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
-            minibatches=2,
+            minibatches=pick(size, tiny=1, base=2),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=3e-4),
+            lr=pick(size, tiny=1e-4, base=3e-4),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("flow", size),
         evaluation=evaluation(metrics),

@@ -15,6 +15,7 @@ the ablation holds fixed.
 
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.shaping import Clip
+from saccade.core.schedule import Constant, Linear
 from saccade.feeds.on_policy import OnPolicy
 from saccade.objectives.policy_gradient import PPOClip
 from saccade.policies.denoise.steps import FlowSDE, Window
@@ -40,9 +41,10 @@ def mixgrpo(size: Size = "tiny") -> Recipe:
             steps=pick(size, tiny=80, base=300),
             groups=pick(size, tiny=8, base=32),
             group_size=12,
-            minibatches=2,
+            minibatches=pick(size, tiny=1, base=2),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=1e-5),
+            lr=pick(size, tiny=1e-4, base=1e-5),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("flow", size),
         evaluation=evaluation(),

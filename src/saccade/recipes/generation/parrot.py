@@ -15,6 +15,7 @@ of ``ParetoFront`` tells the part of the selection from that of the common scale
 
 from saccade.advantages.shaping import Clip
 from saccade.advantages.temporal import DiscountedReturn
+from saccade.core.schedule import Constant, Linear
 from saccade.evaluate.images import Hypervolume
 from saccade.evaluate.samples import Mean
 from saccade.feeds.on_policy import OnPolicy
@@ -43,11 +44,12 @@ def parrot(size: Size = "tiny") -> Recipe:
         objective={"pg": Reinforce()},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=50, base=500),
+            steps=pick(size, tiny=45, base=500),
             groups=pick(size, tiny=8, base=32),
             group_size=pick(size, tiny=12, base=8),
             micro_size=2**15,
-            lr=pick(size, tiny=2e-4, base=1e-5),
+            lr=pick(size, tiny=1e-4, base=1e-5),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=pretrained("diffusion", size),
         evaluation=evaluation({"hypervolume": Hypervolume(right, small, (0.0, WORST)), "jpeg": Mean(small)}),

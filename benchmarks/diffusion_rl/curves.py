@@ -1,9 +1,10 @@
 """Time to the same held-out reward: the shape of flow_grpo against recipes with a window or on the forward process.
 
-All start from the same pretrained generator of the shape world (cached by the library) and learn from the same
-captions with the same verifier. The shape of flow_grpo is the peer's loop around the library's tiny network, with the
-settings of the library's recipe (steps, captions, group size, learning rate, clip range, coefficient of the divergence,
-two updates a rollout), and with guidance in sampling and training, as its authors run it.
+All start from the same pretrained generator of the shape world (cached by the library), learn from the same captions
+with the same verifier, and draw with the same guidance in rollouts and evaluations, so that their curves begin at one
+point. The shape of flow_grpo is the peer's loop around the library's tiny network, with the settings of the library's
+recipe (steps, captions, group size, learning rate and its decay, clip range, coefficient of the divergence) and its own
+two updates a rollout, guided in training too, as its authors run it.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from saccade.core.content import Image
 from saccade.core.metric import Models
 from saccade.core.policy import Policy
 from saccade.core.random import fold_in, torch_generator
-from saccade.core.state import TaskHistory, TrainState
+from saccade.core.state import Progress, TaskHistory, TrainState
 from saccade.core.trajectory import Prompt, Trajectory, forced_turn
 from saccade.evaluate.run import evaluate
 from saccade.experiment import start_policy
@@ -41,6 +42,8 @@ from saccade.rollout.score import score
 
 PEER = "flow_grpo's shape"
 METRIC = "soft"
+UPDATES = 2
+"""Optimiser steps a rollout of flow_grpo's shape."""
 
 
 @dataclass
@@ -111,7 +114,7 @@ def compare(
 def chosen(name: str, seed: int, options: argparse.Namespace) -> Recipe:
     """The library's recipe at its tiny size, with the metric that is compared and nothing else."""
     recipe = entry_of(name).make("tiny")
-    changes: dict[str, Any] = {"train.seed": seed}
+    changes: dict[str, Any] = {"train.seed": seed, "policy.guidance": options.guidance}
     if options.updates:
         changes["train.steps"] = options.updates
     if options.small:
@@ -136,7 +139,6 @@ def peer_curve(_: str, seed: int, options: argparse.Namespace, tell: Callable[[s
     recipe = chosen("flow_grpo", seed, options)
     spec, settings = recipe.policy, recipe.train
     assert isinstance(spec, TinyFlow)
-    recipe = replace(recipe, policy=replace(spec, guidance=options.guidance))
     policy = start_policy(recipe, torch.device("cpu"))
     assert isinstance(policy, DenoisePolicy)
     network = policy.denoiser
@@ -147,7 +149,7 @@ def peer_curve(_: str, seed: int, options: argparse.Namespace, tell: Callable[[s
     loop = peers.Loop(
         network,
         copy.deepcopy(network).requires_grad_(False),
-        peers.Shape(beta=divergence.coef, updates=settings.minibatches),
+        peers.Shape(beta=divergence.coef, updates=UPDATES),
         steps=spec.sampler.steps,
         guidance=options.guidance,
         group=settings.group_size,
@@ -157,6 +159,8 @@ def peer_curve(_: str, seed: int, options: argparse.Namespace, tell: Callable[[s
     curve = Curve(recipe, options.every, policy, tell)
     curve.start()
     for step in range(settings.steps):
+        for group in loop.optimiser.param_groups:
+            group["lr"] = settings.lr * settings.lr_schedule(Progress(step, settings.steps))
         peer_step(loop, recipe, step)
         curve.trained(step + 1)
     return curve

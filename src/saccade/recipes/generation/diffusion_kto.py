@@ -64,7 +64,7 @@ def diffusion_kto(size: Size = "tiny") -> Recipe:
         objective={"kto": Matching(BatchKTO(beta=pick(size, tiny=500.0, base=1000.0), desirable=2.0))},
         feed=ByReference(OnPolicy()),
         train=Train(
-            steps=pick(size, tiny=80, base=2000),
+            steps=pick(size, tiny=60, base=2000),
             groups=pick(size, tiny=12, base=64),
             group_size=4,
             micro_size=2**15,

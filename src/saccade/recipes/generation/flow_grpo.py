@@ -38,7 +38,7 @@ def flow_grpo(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon), "kl": KLToReference(coef=0.004, estimator="exact")},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=60, base=1000),
+            steps=pick(size, tiny=50, base=1000),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
             minibatches=pick(size, tiny=1, base=2),

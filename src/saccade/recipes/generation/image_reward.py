@@ -45,7 +45,7 @@ def image_reward(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon)},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=60, base=500),
+            steps=pick(size, tiny=45, base=500),
             groups=pick(size, tiny=8, base=48),
             group_size=pick(size, tiny=12, base=24),
             minibatches=pick(size, tiny=1, base=2),

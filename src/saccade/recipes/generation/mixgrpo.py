@@ -38,7 +38,7 @@ def mixgrpo(size: Size = "tiny") -> Recipe:
         objective={"pg": PPOClip(low=epsilon, high=epsilon)},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=80, base=300),
+            steps=pick(size, tiny=60, base=300),
             groups=pick(size, tiny=8, base=32),
             group_size=12,
             minibatches=pick(size, tiny=1, base=2),

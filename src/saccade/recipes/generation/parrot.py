@@ -44,7 +44,7 @@ def parrot(size: Size = "tiny") -> Recipe:
         objective={"pg": Reinforce()},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=45, base=500),
+            steps=pick(size, tiny=36, base=500),
             groups=pick(size, tiny=8, base=32),
             group_size=pick(size, tiny=12, base=8),
             micro_size=2**15,

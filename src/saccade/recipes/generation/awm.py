@@ -5,12 +5,12 @@ sign weigh it, and the squared distance to an average of the own past holds the 
 where the steps of a chain are scored against noisy ones.
 
 Without it: Flow-GRPO's estimator, the exact log-probabilities of the steps of a stochastic sampler, same pictures and
-updates.
+updates, with the step size of that recipe: twice as much lost more than was learned.
 
 Differences: one update for each batch of pictures, so that the ratio is 1 and neither it nor the clip appears. The
 term to the pretrained model (1e-3) is left out; the coefficient of the other is 5, because advantages are not divided
 by 5 (the optimiser does not see a common factor). Three times of the grid, without its first and last, instead of six
-of 14. The decay of the average grows by 0.02 a step instead of 0.001, for a run of 70 steps instead of 1000.
+of 14. The decay of the average grows by 0.02 a step instead of 0.001, for a run of 50 steps instead of 1000.
 """
 
 from saccade.advantages.group import GroupNorm

@@ -11,7 +11,9 @@ denoising loss, which is only a bound on the likelihood of a picture and knows n
 Differences: log-probabilities are averaged over 768 dimensions instead of 16,384, so that the clip range is 1e-3 in
 place of 1e-4. No guidance in the tiny size; guidance 5 in the base size, with gradient through the conditional half
 only. All steps of a picture are trained together. Pictures of 16 pixels are enlarged before they are compressed. The
-score-function estimator of the paper is ``--objective.pg.class Reinforce --train.minibatches 1``.
+score-function estimator of the paper is ``--objective.pg.class Reinforce --train.minibatches 1``. The tiny size makes
+one update a rollout, with small steps that fall to zero: the smallest files are those of empty pictures, and a longer
+run ends there.
 """
 
 from saccade.advantages.history import TaskNorm

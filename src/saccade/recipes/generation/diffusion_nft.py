@@ -8,7 +8,7 @@ Without it: the positive branch alone, fine-tuning on pictures in proportion to 
 
 Differences: branches are normalised by the root of their mean squared error instead of the mean absolute one. The
 divergence term to the pretrained model (1e-4) is left out: the old model, which also draws the pictures, is the only
-reference. Its decay grows by 0.02 a step instead of 0.001, for a run of 70 steps instead of 1000.
+reference. Its decay grows by 0.02 a step instead of 0.001, for a run of 60 steps instead of 1000.
 """
 
 from saccade.advantages.group import GroupNorm

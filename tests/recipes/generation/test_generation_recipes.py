@@ -107,6 +107,29 @@ def text(task):
     return task.prompt[0].text
 
 
+@pytest.mark.parametrize("name", ["diffusion_nft", "flow_grpo"])
+def test_the_world_of_handwriting_is_drawn_read_and_compared_with(name):
+    recipe = catalogue()[name].make("tiny", world="digits")
+    assert text(recipe.env.tasks[0]).startswith("a ")
+    assert recipe.evaluation.metrics["reading"].reward.classifier != recipe.rewards["confidence"].classifier
+    assert recipe.evaluation.limit * recipe.evaluation.n == recipe.evaluation.metrics["frechet"].n
+    small = {
+        "policy.net.channels": SMALL,
+        "stages.pretraining.policy.net.channels": SMALL,
+        "stages.pretraining.train.steps": 2,
+        "rewards.confidence.classifier.steps": 2,
+        "train.steps": 1,
+        "train.groups": 2,
+        "train.group_size": 2,
+    }
+    recipe = config.overlay(recipe, small)
+    assert train(recipe, Run(), policy=start_policy(recipe, CPU)).step == 1
+    with pytest.raises(ConfigError, match='world must be "shapes" or "digits"'):
+        catalogue()[name].make("tiny", world="moon")
+    with pytest.raises(ConfigError, match="tiny size only"):
+        catalogue()[name].make("base", world="digits")
+
+
 def test_captions_are_different_and_keep_their_ids():
     tasks = Captions(most=12)
     ids = [task.id for task in tasks]

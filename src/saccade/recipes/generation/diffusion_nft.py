@@ -20,15 +20,15 @@ from saccade.objectives.matching import NFT, Matching
 from saccade.policies.denoise.steps import Euler
 from saccade.policies.denoise.surrogate import ChainTimes, NoiseWeighting, Surrogate
 from saccade.recipe import Ablation, Recipe, Size, Train, pick, recipe
-from saccade.recipes.generation.setting import evaluation, family, pretrained, scenes
+from saccade.recipes.generation.setting import evaluation, family, placed, pretrained, scenes
 from saccade.rewards.shapes import SceneSoft
 
 
 @recipe(paper="2509.16117", pillar="generation")
-def diffusion_nft(size: Size = "tiny") -> Recipe:
+def diffusion_nft(size: Size = "tiny", world: str = "shapes") -> Recipe:
     surrogate = Surrogate(draws=pick(size, tiny=3, base=10), times=ChainTimes(), weighting=NoiseWeighting(power=2.0))
     sampler = Euler(pick(size, tiny=8, base=10))
-    return Recipe(
+    made = Recipe(
         policy=family("flow", size, sampler=sampler, likelihood=surrogate, guidance=1.0),
         env=scenes(),
         rewards={"verifier": SceneSoft()},
@@ -53,3 +53,4 @@ def diffusion_nft(size: Size = "tiny") -> Recipe:
             note="soft: graded verifier on held-out captions.",
         ),
     )
+    return placed(made, world)

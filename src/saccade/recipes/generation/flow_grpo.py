@@ -23,14 +23,14 @@ from saccade.objectives.policy_gradient import PPOClip
 from saccade.objectives.regularise import KLToReference
 from saccade.policies.denoise.steps import FlowSDE
 from saccade.recipe import Ablation, Recipe, Size, Train, pick, recipe
-from saccade.recipes.generation.setting import evaluation, family, pretrained, scenes
+from saccade.recipes.generation.setting import evaluation, family, placed, pretrained, scenes
 from saccade.rewards.shapes import SceneSoft
 
 
 @recipe(paper="2505.05470", pillar="generation")
-def flow_grpo(size: Size = "tiny") -> Recipe:
+def flow_grpo(size: Size = "tiny", world: str = "shapes") -> Recipe:
     epsilon = pick(size, tiny=1e-3, base=1e-4)
-    return Recipe(
+    made = Recipe(
         policy=family("flow", size, sampler=FlowSDE(pick(size, tiny=8, base=10), 0.7)),
         env=scenes(),
         rewards={"verifier": SceneSoft()},
@@ -55,3 +55,4 @@ def flow_grpo(size: Size = "tiny") -> Recipe:
             note="soft: graded verifier on held-out captions, drawn without noise.",
         ),
     )
+    return placed(made, world)

@@ -15,9 +15,10 @@ from saccade.core.policy import PolicySpec
 from saccade.core.schedule import WarmupStableDecay
 from saccade.core.trajectory import Task
 from saccade.envs.datasets import shapes
+from saccade.envs.datasets.images import DigitImages
 from saccade.envs.datasets.shapes import Kind, ShapeScenes
 from saccade.envs.single import SingleTurn
-from saccade.evaluate.images import PixelDiversity
+from saccade.evaluate.images import FrechetDistance, PixelDiversity
 from saccade.evaluate.samples import Mean
 from saccade.feeds.demonstrations import Demonstrations
 from saccade.objectives.regression import NLL
@@ -25,8 +26,10 @@ from saccade.policies.denoise.hub import Diffusers
 from saccade.policies.denoise.noise import Diffusion
 from saccade.policies.denoise.tiny import TinyDiffusion, TinyFlow
 from saccade.policies.lora import LoRA
-from saccade.recipe import Evaluation, Size, Stage, Train
+from saccade.recipe import Evaluation, Recipe, Size, Stage, Train
+from saccade.rewards.classifier import Classifier, ClassifierConfidence, ClassReading
 from saccade.rewards.combine import Sum
+from saccade.rewards.features import ClassifierFeatures
 from saccade.rewards.image import Brightness
 from saccade.rewards.preference import Preference, PreferenceModel
 from saccade.rewards.shapes import SceneSoft, SceneStrict
@@ -38,6 +41,8 @@ COMPOSED: tuple[Kind, ...] = ("colour", "count", "two", "relation")
 DIFFUSION = TinyDiffusion(process=Diffusion(schedule="squaredcos_cap_v2", prediction="v"))
 FLOW = TinyFlow()
 Family = Literal["diffusion", "flow"]
+DIGITS = 320
+"""Test digits that are drawn and compared with."""
 
 
 @dataclass(frozen=True)
@@ -139,6 +144,42 @@ def evaluation(
     own = {"accuracy": Mean(SceneStrict()), "soft": Mean(SceneSoft()), "diversity": PixelDiversity()}
     tasks = ShapeScenes(kinds=kinds, part=part)
     return Evaluation(tasks=tasks, limit=240, n=2, metrics={**own, **(metrics or {})})
+
+
+def placed(recipe: Recipe, world: str) -> Recipe:
+    """The tiny recipe as it is in the world of shapes, or on real handwriting ("digits").
+
+    On handwriting the generator learns captions like ``a seven`` from scikit-learn's training digits, and a classifier
+    of the same digits, of which the generator sees the confidence only, is the reward. Held out are a second classifier
+    (``reading``), trained from another seed, and the Fréchet distance of its features to the test digits.
+
+    Raises:
+        ConfigError: another world, or digits at base size.
+    """
+    if world == "shapes":
+        return recipe
+    if world != "digits":
+        raise ConfigError(f'world must be "shapes" or "digits", got {world!r}')
+    if not recipe.stages:
+        raise ConfigError('world "digits" is there for the tiny size only')
+    digits, unseen = DigitImages(), DigitImages(part="test")
+    confidence = ClassifierConfidence(classifier=Classifier(tasks=digits))
+    second = Classifier(tasks=digits, seed=1)
+    metrics = {
+        "confidence": Mean(confidence),
+        "reading": Mean(ClassReading(classifier=second)),
+        "frechet": FrechetDistance(ClassifierFeatures(second), unseen, n=DIGITS),
+        "diversity": PixelDiversity(),
+    }
+    pretraining = replace(recipe.stages["pretraining"], env=SingleTurn(DigitImages(count=2**16)))
+    return replace(
+        recipe,
+        env=SingleTurn(digits),
+        rewards={"confidence": confidence},
+        stages={"pretraining": pretraining},
+        evaluation=Evaluation(tasks=unseen, limit=DIGITS // 2, n=2, metrics=metrics),
+        ablation=None if recipe.ablation is None else replace(recipe.ablation, metric="reading"),
+    )
 
 
 def taste() -> Sum:

@@ -12,7 +12,7 @@ from saccade.core.batch import finish, pack
 from saccade.core.content import Text
 from saccade.core.errors import ConfigError
 from saccade.core.policy import LogProbs
-from saccade.core.schedule import Linear
+from saccade.core.schedule import After, Linear, WarmupStableDecay
 from saccade.core.state import Progress
 from saccade.core.trajectory import Prompt, Task
 from saccade.objectives.policy_gradient import (
@@ -37,7 +37,7 @@ from saccade.objectives.preference import (
     word_distance,
 )
 from saccade.objectives.regression import NLL, Filtered, RewardWeighted
-from saccade.objectives.regularise import EntropyBonus, KLBetweenViews, KLToReference, ValueLoss
+from saccade.objectives.regularise import EntropyBonus, KLBetweenViews, KLToReference, Scheduled, ValueLoss
 from tables import outcomes, prompt, trajectory
 
 
@@ -139,6 +139,27 @@ def test_kl_estimators(estimator, expected):
     loss = KLToReference(coef=2.0, estimator=estimator)(batch, logs(-1.0))
     assert loss.value.item() == pytest.approx(2 * expected)
     assert loss.stats["kl"].item() == pytest.approx(expected)
+
+
+def test_another_objective_begins_after_so_many_steps():
+    """-(2 * -1 + -1 * -3) / 2 = -0.5 from the third step on; the inner objective's needs and unit stay its own."""
+    late = Scheduled(Reinforce(), After(2))
+    for step, expected in enumerate([0.0, 0.0, -0.5, -0.5]):
+        batch = replace(single([-1.0, -3.0], [2.0, -1.0]), progress=Progress(step, 4))
+        assert late(batch, logs(-1.0, -3.0)).value.item() == pytest.approx(expected)
+    assert late.requires == Reinforce().requires and Scheduled(DPO(), After(1)).unit == DPO().unit
+    with pytest.raises(ConfigError, match="steps must be >= 0"):
+        After(-1)
+
+
+def test_the_last_part_of_warm_up_plateau_and_decay_is_a_line_to_zero():
+    """10 steps, rise over 2, decay over the last 4: 0.5, then 1 up to step 6, then (10 - step) / 4."""
+    factor = WarmupStableDecay(decay=0.4, warmup=2)
+    found = [factor(Progress(step, 10)) for step in range(10)]
+    assert found == pytest.approx([0.5, 1, 1, 1, 1, 1, 1, 0.75, 0.5, 0.25])
+    for wrong, message in (({"decay": 0.0}, "decay must be in"), ({"warmup": -1}, "warmup must be")):
+        with pytest.raises(ConfigError, match=message):
+            WarmupStableDecay(**wrong)
 
 
 def test_schedules_multiply_the_coefficient():

@@ -75,5 +75,19 @@ class WarmupStableDecay(Schedule):
         return min(1.0, (1 - progress.fraction) / self.decay) * _rise(progress, self.warmup)
 
 
+@dataclass(frozen=True)
+class After(Schedule):
+    """0 for the first ``steps`` steps, then 1."""
+
+    steps: int
+
+    def __post_init__(self) -> None:
+        if self.steps < 0:
+            raise ConfigError(f"steps must be >= 0, got {self.steps}")
+
+    def __call__(self, progress: Progress) -> float:
+        return float(progress.step >= self.steps)
+
+
 def _rise(progress: Progress, warmup: int) -> float:
     return min(1.0, (progress.step + 1) / warmup) if warmup else 1.0

@@ -23,6 +23,33 @@ _ESTIMATORS: Mapping[str, Estimator] = {"k1": K1(), "k2": K2(), "k3": K3()}
 
 
 @dataclass(frozen=True)
+class Scheduled(Objective):
+    """Another objective times a factor that changes with progress.  ``L = schedule inner``
+
+    ``Scheduled(PPOClip(), After(20))`` leaves the first steps to the value function alone.
+    """
+
+    inner: Objective
+    schedule: Schedule
+
+    @property
+    def unit(self) -> Literal["trajectory", "group", "batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.unit
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.inner.requires
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        return self.inner.views
+
+    def __call__(self, batch: Batch, out: LogProbs) -> Loss:
+        loss = self.inner(batch, out)
+        return Loss(self.schedule(batch.progress) * loss.value, loss.stats)
+
+
+@dataclass(frozen=True)
 class KLToReference(Objective):
     """Divergence from the reference policy.  ``L = coef mean KL_t``
 

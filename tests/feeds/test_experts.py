@@ -86,7 +86,9 @@ def problem(**changes):
 
 def state():
     policy = Letters().build(torch.device("cpu"))
-    return TrainState(policy, AdamW().build(policy.parameters(), 1e-3), torch_generator(0), seed=0, total=10)
+    return TrainState(
+        policy, AdamW().build([{"params": list(policy.parameters())}], 1e-3), torch_generator(0), seed=0, total=10
+    )
 
 
 def take(feed, count, **changes):

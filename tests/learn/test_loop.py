@@ -156,6 +156,19 @@ def test_objective_that_the_policy_cannot_serve_is_refused_before_the_first_roll
         train(recipe(objective={"x": Pathwise()}), Run())
 
 
+def test_a_critic_may_have_its_own_learning_rate_on_the_schedule_of_all():
+    """The first Adam step is the learning rate for every weight with a gradient; half way down a line it is a half."""
+    made = replace(KINDS["ppo"], critic=LettersCritic(lr=0.25))
+    made = replace(made, train=replace(made.train, steps=1, minibatches=1, epochs=1, lr_schedule=Linear(start=0.5)))
+    state = train(made, Run())
+    assert state.critic is not None
+    moved = state.critic.values.detach().abs()
+    assert moved[moved > 0].tolist() == pytest.approx([0.125] * int((moved > 0).sum()), rel=1e-3)
+    assert [group["lr"] for group in state.optimiser.param_groups] == pytest.approx([0.025, 0.125])
+    with pytest.raises(ConfigError, match="critic.lr must be > 0"):
+        LettersCritic(lr=0.0)
+
+
 def test_value_objective_without_critic_is_refused():
     with pytest.raises(CapabilityError, match="set the recipe's critic"):
         recipe(advantage=GAE1)

@@ -1,17 +1,23 @@
 """Descriptions of optimisers; ``build`` makes the torch object."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import nn
 
 
 @dataclass(frozen=True)
 class Optimiser(ABC):
     @abstractmethod
-    def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer: ...
+    def build(self, groups: Sequence[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        """A torch optimiser.
+
+        Args:
+            groups: torch's parameter groups: ``params``, and ``lr`` where it is not the general one.
+            lr: the general learning rate.
+        """
 
 
 @dataclass(frozen=True)
@@ -20,5 +26,5 @@ class AdamW(Optimiser):
     eps: float = 1e-8
     weight_decay: float = 0.0
 
-    def build(self, parameters: Iterable[nn.Parameter], lr: float) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(parameters, lr=lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
+    def build(self, groups: Sequence[dict[str, Any]], lr: float) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(groups, lr=lr, betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)

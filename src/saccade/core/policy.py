@@ -218,6 +218,13 @@ class Values:
 
 @dataclass(frozen=True)
 class CriticSpec(ABC):
+    lr: float | None = field(default=None, kw_only=True)
+    """Learning rate, with ``train.lr_schedule``; None: ``train.lr``."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and not self.lr > 0:
+            raise ConfigError(f"critic.lr must be > 0 or None, got {self.lr}")
+
     @abstractmethod
     def build(self, policy: PolicySpec, device: torch.device, seed: int = 0) -> Critic: ...
 

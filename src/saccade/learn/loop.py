@@ -66,12 +66,13 @@ def recipe_hash(recipe: Recipe) -> str:
 def fresh_state(recipe: Recipe, policy: Policy, device: torch.device) -> TrainState:
     """The state before the first step."""
     train = recipe.train
-    trainable = [p for p in policy.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": [p for p in policy.parameters() if p.requires_grad], "lr": train.lr}]
     critic = None
     if recipe.critic is not None:
         critic = recipe.critic.build(recipe.policy, device, fold_in(train.seed, "critic"))
-        trainable += [p for p in critic.parameters() if p.requires_grad]
-    optimiser = train.optimiser.build(trainable, train.lr)
+        lr = train.lr if recipe.critic.lr is None else recipe.critic.lr
+        groups.append({"params": [p for p in critic.parameters() if p.requires_grad], "lr": lr})
+    optimiser = train.optimiser.build(groups, train.lr)
     for group in optimiser.param_groups:
         group["base_lr"] = group["lr"]
     compared = any(metric.needs_reference for metric in recipe.evaluation.metrics.values())

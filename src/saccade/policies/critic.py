@@ -24,6 +24,7 @@ class TokenCritic(CriticSpec):
     heads: int = 4
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         TinyVLM(width=self.width, layers=self.layers, heads=self.heads)
 
     def build(self, policy: PolicySpec, device: torch.device, seed: int = 0) -> TokenCriticModel:

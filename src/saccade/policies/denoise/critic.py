@@ -38,6 +38,7 @@ class StepCritic(CriticSpec):
     width: int = 128
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.channels < 1 or self.width < 1:
             raise ConfigError(f"critic.channels and critic.width must be >= 1, got {self.channels} and {self.width}")
 

@@ -42,7 +42,7 @@ def diffppo(size: Size = "tiny") -> Recipe:
             "value": ValueLoss(returns, clip=float("inf"), coef=0.5),
         },
         feed=OnPolicy(),
-        critic=StepCritic(channels=pick(size, tiny=3, base=4)),
+        critic=StepCritic(channels=pick(size, tiny=3, base=4), lr=pick(size, tiny=2e-3, base=1e-4)),
         train=Train(
             steps=pick(size, tiny=32, base=200),
             groups=pick(size, tiny=48, base=128),

@@ -4,8 +4,8 @@ Mechanism: of the pictures of a prompt only those are learned from that no other
 counts by the sum of its standardised rewards, and dominated ones get no gradient. No exchange rate between rewards has
 to be chosen.
 
-Without it: a weighted sum of the raw rewards, standardised in the group. The reward with the larger scale (kilobytes)
-decides, and the other one is what it costs.
+Without it: a sum of the raw rewards in their own units, a grade between 0 and 1 and a size in bytes, standardised in
+the group. The reward with the larger scale decides, and the other one is what it costs.
 
 Differences: two rewards that pull apart, verifier and file size, in place of four learned ones. The network that
 expands prompts, tokens that name a reward and guidance centred on the original prompt are left out: a frozen wording
@@ -29,12 +29,14 @@ from saccade.rewards.shapes import SceneSoft
 
 WORST = -5.0
 """Kilobytes, negated, of a picture of noise."""
+BYTES = 1000.0
 
 
 @recipe(paper="2401.05675", pillar="generation")
 def parrot(size: Size = "tiny") -> Recipe:
     right, small = SceneSoft(), Compressibility()
-    terms = [{"class": "saccade.rewards.shapes.SceneSoft"}, {"class": "saccade.rewards.image.Compressibility"}]
+    grade, size_of = "saccade.rewards.shapes.SceneSoft", "saccade.rewards.image.Compressibility"
+    terms = [{"class": grade}, {"class": size_of, "weight": BYTES}]
     return Recipe(
         policy=family("diffusion", size, sampler=DDIM(pick(size, tiny=8, base=50))),
         env=captions(most=0),
@@ -44,7 +46,7 @@ def parrot(size: Size = "tiny") -> Recipe:
         objective={"pg": Reinforce()},
         feed=OnPolicy(),
         train=Train(
-            steps=pick(size, tiny=36, base=500),
+            steps=pick(size, tiny=50, base=500),
             groups=pick(size, tiny=8, base=32),
             group_size=pick(size, tiny=12, base=8),
             micro_size=2**15,
@@ -60,6 +62,8 @@ def parrot(size: Size = "tiny") -> Recipe:
                 "advantage.inner": {"class": "saccade.advantages.group.GroupNorm"},
             },
             note="hypervolume: area that the pictures of a held-out caption cover above (0, worst file size); soft and "
-            "jpeg are its two sides.",
+            "jpeg are its two sides. A first version added the grade to kilobytes, whose spreads happen to be alike: "
+            "36 steps with that sum were better by 0.046 +- 0.022, and neither arm gained. What the front saves is the "
+            "choice of a scale, not more.",
         ),
     )

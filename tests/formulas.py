@@ -13,6 +13,7 @@ from typing import Any
 from saccade.advantages.group import GreedyBaseline, GroupCentre, GroupNorm, LeaveOneOut, PerReward
 from saccade.advantages.history import TaskNorm
 from saccade.advantages.shaping import BatchWhiten, Clip, Difficulty, Extremes, KLInReward, LengthPenalty
+from saccade.advantages.steps import Mixed, StepNorm
 from saccade.advantages.temporal import GAE, DiscountedReturn, TurnReturn
 from saccade.core.advantage import Advantage
 from saccade.core.batch import Average, Batch
@@ -265,6 +266,27 @@ def kl_cost(table: list[Row], coef: float, cost: Callable[[float], float]) -> li
     return table
 
 
+def step_norm(table: list[Row], of: str, eps: float, ddof: int) -> Table:
+    """For each action, the pay of its turn against that of the compared members that acted in this turn."""
+
+    def value(row: Row, k: int) -> float:
+        kept = [r for r, turn in zip(row.reward, row.turn, strict=True) if (turn >= k if of == "return" else turn == k)]
+        return float(sum(kept))
+
+    made = []
+    for row in table:
+        line = []
+        for kept, k in zip(row.mask, row.turn, strict=True):
+            near = [value(other, k) for other in peers(row, table) if k in other.turn]
+            line.append((value(row, k) - mean(near)) / (std(near, ddof) + eps) if kept else 0.0)
+        made.append(line)
+    return made
+
+
+def mixed(a: float, step: Table, b: float, trajectory: Table) -> Table:
+    return [[a * s + b * t for s, t in zip(*lines, strict=True)] for lines in zip(step, trajectory, strict=True)]
+
+
 ADVANTAGES: dict[str, tuple[Advantage, Callable[[list[Row]], Table]]] = {
     "GroupNorm": (GroupNorm(), lambda table: group_norm(table, 1e-4, 0, False)),
     "GroupNorm sample std": (GroupNorm(eps=1e-6, ddof=1), lambda table: group_norm(table, 1e-6, 1, False)),
@@ -288,6 +310,11 @@ ADVANTAGES: dict[str, tuple[Advantage, Callable[[list[Row]], Table]]] = {
     ),
     "TaskNorm": (TaskNorm(size=4, least=3), lambda table: task_norm(table, 3)),
     "Extremes": (Extremes(GroupCentre(), 0.2, -0.1), lambda table: extremes(table, group_centre(table), 0.2, -0.1)),
+    "StepNorm": (StepNorm(), lambda table: step_norm(table, "reward", 1e-4, 1)),
+    "TGRPO": (
+        Mixed(),
+        lambda table: mixed(0.3, step_norm(table, "reward", 1e-4, 1), 0.7, group_norm(table, 1e-4, 1, False)),
+    ),
     "LengthPenalty": (
         LengthPenalty(GroupCentre(), limit=5, buffer=3, factor=0.5),
         lambda table: group_centre(overlong(table, 5, 3, 0.5)),

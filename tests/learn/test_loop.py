@@ -165,7 +165,7 @@ def test_a_critic_may_have_its_own_learning_rate_on_the_schedule_of_all():
     moved = state.critic.values.detach().abs()
     assert moved[moved > 0].tolist() == pytest.approx([0.125] * int((moved > 0).sum()), rel=1e-3)
     assert [group["lr"] for group in state.optimiser.param_groups] == pytest.approx([0.025, 0.125])
-    with pytest.raises(ConfigError, match="critic.lr must be > 0"):
+    with pytest.raises(ConfigError, match=r"critic\.lr must be > 0"):
         LettersCritic(lr=0.0)
 
 

@@ -14,7 +14,11 @@ KEYS = {
     "method", "pillar", "mechanism", "metric", "seeds", "with", "without", "difference", "stderr", "margin", "verdict",
     "command", "commit", "versions", "seconds", "note",
 }  # fmt: skip
-NAMED = ("repic", "grpo_care", "star_r1", "ground_r1", "racro", "tw_grpo", "vilasr")
+NAMED = (
+    "repic", "grpo_care", "star_r1", "ground_r1", "racro", "tw_grpo", "vilasr",
+    "ddpo", "dpok", "diffppo", "diffusion_dpo", "diffusion_kto", "image_reward", "refl", "parrot", "b2_diffurl",
+    "flow_grpo", "mixgrpo", "diffusion_nft", "awm",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NAMED)

@@ -52,7 +52,7 @@ def mixgrpo(size: Size = "tiny") -> Recipe:
             metric="soft",
             without={"policy.choice": {"class": "saccade.policies.denoise.steps.RandomSteps", "count": 2}},
             note="soft: graded verifier on held-out captions. Equal pictures and trained steps in both arms; with the "
-            "window fewer evaluations without gradient. Inconclusive: with two trained steps a picture neither arm "
-            "moves far in 60 rollouts; what the window saves is time, which benchmarks/diffusion_rl_step.json measures.",
+            "window fewer evaluations without gradient. Inconclusive: with two trained steps a picture neither "
+            "arm moves far in 60 rollouts; what it saves is time, which benchmarks/diffusion_rl_step.json measures.",
         ),
     )

@@ -14,6 +14,7 @@ from typing import Any
 from saccade.core.errors import DataError
 from saccade.report.comparison import Change, cells, load_changes
 from saccade.report.curves import Plot, plots, svg
+from saccade.report.grid import write_grid
 from saccade.report.log import read_log
 
 PROMINENT = 6
@@ -69,9 +70,10 @@ def write_gallery(
 
 
 def write_run_gallery(folder: Path, name: str) -> Path:
-    """The gallery of a run's folder, from what its logs hold; its path."""
+    """The gallery of a run's folder, from what its logs hold; its path. Policies that draw get ``grid.png`` besides."""
     rollouts = folder / "rollouts"
     held_out = {moment: _groups(rollouts / f"{moment}.json") for moment in ("before", "after")}
+    write_grid(folder / "grid.png", held_out, rollouts / "images")
     sections = [Section("Held-out tasks before and after", held_out)] if any(held_out.values()) else []
     for found in sorted(rollouts.glob("step-*.json")):
         step = int(found.stem.removeprefix("step-"))

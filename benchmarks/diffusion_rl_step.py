@@ -35,7 +35,8 @@ RULES = {
     "ratio": "median of the peer over median of the row; the range is over single rounds",
     "ratio_of_forwards": "the same ratio in evaluations of the network, a row with a graph counted three times",
     "gradient_relative_error": "norm of the difference over norm of the peer's gradient, on the same trajectories and "
-    "weights, the worst update of a rollout",
+    "weights, the worst update of a rollout, with networks in float64; the timed ones are float32, whose rounding is "
+    "in gradient_relative_error_float32",
     "left out on all sides": "prompt encoders, decoders of latents, mixed precision, LoRA, logging",
 }
 CURVE_RULES = {

@@ -208,13 +208,15 @@ def rows(loop: Timed) -> tuple[int, int]:
 def measure(settings: Settings, tell: Callable[[str], None]) -> list[dict[str, Any]]:
     """Gradients, then rounds of all shapes in turn; one object a shape."""
     torch.set_num_threads(settings.threads)
-    errors = {}
+    errors: dict[str, tuple[float, float]] = {}
     # Two captions with two images each show all there is to compare.
     few = replace(settings, groups=2, group=2)
     for row in ROWS:
         if row.same_gradient:
-            errors[row.name] = gradient_error(few, row)
-            tell(f"{settings.net}: gradient of {row.name!r} differs from that of {row.peer} by {errors[row.name]:.1e}")
+            exact, rounded = (gradient_error(replace(few, double=double), row) for double in (True, False))
+            errors[row.name] = exact, rounded
+            told = f"{settings.net}: gradient of {row.name!r} differs from that of {row.peer} by {exact:.1e} in float64"
+            tell(f"{told}, {rounded:.1e} in float32")
     shapes = peer_shapes(settings)
     makers: dict[str, Callable[[], Timed]] = {
         name: (lambda shape=shape: PeerLoop(settings, shape)) for name, shape in shapes.items()
@@ -248,12 +250,15 @@ def result(name: str, net: str, rounds: Sequence[Round]) -> dict[str, Any]:
         "ratio_range": None,
         "ratio_of_forwards": None,
         "gradient_relative_error": None,
+        "gradient_relative_error_float32": None,
         "must": None,
         "rounds": [one.total for one in rounds],
     }
 
 
-def against(row: Row, own: Sequence[Round], peer: Sequence[Round], error: float | None) -> Mapping[str, Any]:
+def against(
+    row: Row, own: Sequence[Round], peer: Sequence[Round], errors: tuple[float, float] | None
+) -> Mapping[str, Any]:
     """The part of a result that compares."""
     ratios = [theirs.total / ours_.total for theirs, ours_ in zip(peer, own, strict=True)]
     medians = [statistics.median(one.total for one in rounds) for rounds in (peer, own)]
@@ -262,6 +267,7 @@ def against(row: Row, own: Sequence[Round], peer: Sequence[Round], error: float 
         "ratio": medians[0] / medians[1],
         "ratio_range": [min(ratios), max(ratios)],
         "ratio_of_forwards": peer[-1].forwards / own[-1].forwards,
-        "gradient_relative_error": error,
+        "gradient_relative_error": None if errors is None else errors[0],
+        "gradient_relative_error_float32": None if errors is None else errors[1],
         "must": row.must,
     }

@@ -66,7 +66,8 @@ def diffppo(size: Size = "tiny") -> Recipe:
                 },
             },
             note="preference: score of held-out pictures by the reward model that is trained on; taste is its gold. "
-            "Inconclusive: both arms gain about 0.09 in 32 rollouts, the learned baseline makes no difference that three "
-            "seeds show. With the critic at the policy's learning rate it learned nothing, and the arms were equal.",
+            "Inconclusive: both arms gain about 0.09 in 32 rollouts, the learned baseline makes no difference that "
+            "three seeds show. With the critic at the policy's learning rate it learned nothing, and the arms were "
+            "equal.",
         ),
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Sequence
@@ -12,19 +11,17 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from saccade.core.config import from_dict, to_dict
 from saccade.core.content import Text
-from saccade.core.errors import CheckpointError, ConfigError, DataError
+from saccade.core.errors import ConfigError, DataError
 from saccade.core.trajectory import Prompt
 from saccade.policies.denoise.denoiser import Conditions, Denoiser
 from saccade.policies.denoise.noise import Diffusion, Flow, Process
 from saccade.policies.denoise.policy import DenoisePolicy, DenoiseSpec
 from saccade.policies.denoise.steps import DDIM, EveryStep, FlowSDE, Sampler, StepChoice
+from saccade.policies.folder import read_policy, write_policy
 
 _BASE = """
     a an the of and with on in to at no
@@ -99,20 +96,7 @@ class TinyGenerator(DenoiseSpec):
         Raises:
             CheckpointError: the folder does not hold a complete generator of this class.
         """
-        folder = Path(folder)
-        try:
-            spec = from_dict(json.loads((folder / "config.json").read_text()))
-            weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} does not hold a {cls.__name__}: {error}") from None
-        if not isinstance(spec, cls):
-            raise CheckpointError(f"{folder / 'config.json'} does not describe a {cls.__name__}")
-        policy = spec.build(torch.device(device))
-        try:
-            policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())}") from None
-        return policy
+        return read_policy(cls, folder, device)
 
 
 @dataclass(frozen=True)
@@ -151,10 +135,7 @@ class TinyDenoisePolicy(DenoisePolicy):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` (the spec) and ``model.safetensors``; the spec's ``load`` reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(self.spec), indent=2) + "\n")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        write_policy(self, folder)
 
 
 class TinyDenoiser(Denoiser):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,16 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saccade.core.batch import Batch
-from saccade.core.config import from_dict, to_dict
 from saccade.core.content import Array, Content
-from saccade.core.errors import CapabilityError, CheckpointError, DataError
+from saccade.core.errors import CapabilityError, DataError
 from saccade.core.policy import Act, LogProbs, Need, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
 from saccade.core.reference import AdaptersOff
 from saccade.core.trajectory import Context, Trajectory
+from saccade.policies.folder import read_policy, write_policy
 from saccade.policies.motor.discrete import Categorical
 from saccade.policies.motor.head import Asked, Head, check_size
 from saccade.policies.motor.seeing import COMMAND, Looking, Rows, command_of
@@ -63,20 +60,7 @@ class TinyVLA(Senses, PolicySpec):
         Raises:
             CheckpointError: the folder does not hold a complete TinyVLA.
         """
-        folder = Path(folder)
-        try:
-            spec = from_dict(json.loads((folder / "config.json").read_text()))
-            weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} does not hold a TinyVLA: {error}") from None
-        if not isinstance(spec, cls):
-            raise CheckpointError(f"{folder / 'config.json'} does not describe a TinyVLA")
-        policy = spec.build(torch.device(device))
-        try:
-            policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())}") from None
-        return policy
+        return read_policy(cls, folder, device)
 
 
 class TinyVLAPolicy(Policy):
@@ -186,10 +170,7 @@ class TinyVLAPolicy(Policy):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` (the spec) and ``model.safetensors``; ``TinyVLA.load`` reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(self.spec), indent=2) + "\n")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        write_policy(self, folder)
 
     def _other(self, policy: Policy, rows: Rows) -> Any:
         """Head and states of the policy to compare with, on the same rows."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,13 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from saccade.core.config import from_dict, to_dict
 from saccade.core.content import Content, Image, Text, Video
-from saccade.core.errors import CheckpointError, ConfigError, DataError
+from saccade.core.errors import ConfigError, DataError
 from saccade.core.policy import Act, PolicySpec
 from saccade.core.trajectory import Context, Observation, Turn
+from saccade.policies.folder import read_policy, write_policy
 from saccade.policies.token.passes import DecodePass
 from saccade.policies.token.policy import Decoder, TokenPolicy
 from saccade.policies.token.record import TokenRecord
@@ -89,20 +86,7 @@ class TinyVLM(PolicySpec):
         Raises:
             CheckpointError: the folder does not hold a complete TinyVLM.
         """
-        folder = Path(folder)
-        try:
-            spec = from_dict(json.loads((folder / "config.json").read_text()))
-            weights = load_file(folder / "model.safetensors")
-        except (OSError, ValueError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} does not hold a TinyVLM: {error}") from None
-        if not isinstance(spec, cls):
-            raise CheckpointError(f"{folder / 'config.json'} does not describe a TinyVLM")
-        policy = spec.build(torch.device(device))
-        try:
-            policy.load_state_dict(weights)
-        except RuntimeError as error:
-            raise CheckpointError(f"{folder / 'model.safetensors'}: {' '.join(str(error).split())}") from None
-        return policy
+        return read_policy(cls, folder, device)
 
 
 class TinyReader:
@@ -181,10 +165,7 @@ class TinyVLMPolicy(TokenPolicy):
 
     def save_pretrained(self, folder: Path) -> None:
         """Write ``config.json`` (the spec) and ``model.safetensors``; ``TinyVLM.load`` reads them."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.json").write_text(json.dumps(to_dict(self.spec), indent=2) + "\n")
-        weights = {name: tensor.cpu().contiguous() for name, tensor in self.state_dict().items()}
-        save_file(weights, folder / "model.safetensors")
+        write_policy(self, folder)
 
     def as_act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
         tokens = ids.tolist()

@@ -1,0 +1,1 @@
+"""Models that act: screens, navigation, manipulation."""

@@ -1,4 +1,7 @@
-"""``gallery.html``: rollouts with pictures, boxes, tool turns and rewards, in one file that needs nothing else."""
+"""``gallery.html``: rollouts with pictures, boxes, clicks, films of episodes, tool turns and rewards.
+
+It is one file that needs nothing else.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,18 @@ from typing import Any
 from saccade.core.errors import DataError
 from saccade.report.comparison import Change, cells, load_changes
 from saccade.report.curves import Plot, plots, svg
+from saccade.report.film import film
 from saccade.report.grid import write_grid
 from saccade.report.log import read_log
 
 PROMINENT = 6
 """Plots shown at once; the others are folded away."""
+FILMED_TASKS = 8
+"""Tasks of a section whose episodes are filmed."""
+FILMS = 2
+"""Most films of a task at one moment."""
+OPEN_TURNS = 4
+"""Turns of an episode without a film that are shown at once; longer ones are folded away."""
 
 
 @dataclass(frozen=True)
@@ -165,85 +175,148 @@ class _Page:
     def section(self, section: Section) -> str:
         tasks = list(dict.fromkeys(group["task"] for groups in section.columns.values() for group in groups))
         found = {name: {group["task"]: group for group in groups} for name, groups in section.columns.items()}
-        cards = [self._card({name: groups[t] for name, groups in found.items() if t in groups}) for t in tasks]
-        legend = '<p class="sub"><b class="gold">green</b> target · <b class="said">orange</b> the policy\'s boxes</p>'
-        return f"<section><h2>{escape(section.title)}</h2>{legend}{''.join(cards)}</section>"
+        cards = [
+            self._card({name: groups[t] for name, groups in found.items() if t in groups}, FILMS * (k < FILMED_TASKS))
+            for k, t in enumerate(tasks)
+        ]
+        rollouts = [r for groups in section.columns.values() for group in groups for r in group["rollouts"]]
+        marks = [mark for r in rollouts for turn in r["turns"] if (mark := turn.get("mark"))]
+        return f"<section><h2>{escape(section.title)}</h2>{_legend(marks)}{''.join(cards)}</section>"
 
-    def _card(self, moments: Mapping[str, Mapping[str, Any]]) -> str:
+    def _card(self, moments: Mapping[str, Mapping[str, Any]], films: int) -> str:
         group = next(iter(moments.values()))
-        prompt = self._content(group["prompt"], gold=group["boxes"])
+        prompt = self._content(group["prompt"], _Marks(gold=group["boxes"]))
         gold = "".join(f"<pre>{escape(text)}</pre>" for text in group["gold"])
         solution = f"<dt>a solution</dt><dd>{gold}</dd>" if gold else ""
-        facts = f"<dl><dt>target</dt><dd><code>{escape(group['target'])}</code></dd>{solution}</dl>"
-        columns = "".join(self._column(name, moment) for name, moment in moments.items())
+        target = f"<dt>target</dt><dd><code>{escape(group['target'])}</code></dd>" if group["target"] else ""
+        columns = "".join(self._column(name, moment, films) for name, moment in moments.items())
         return (
-            f'<article><div class="prompt"><h3>{escape(group["task"])}</h3>{prompt}{facts}</div>'
+            f'<article><div class="prompt"><h3>{escape(group["task"])}</h3>{prompt}<dl>{target}{solution}</dl></div>'
             f'<div class="columns n{len(moments)}">{columns}</div></article>'
         )
 
-    def _column(self, name: str, group: Mapping[str, Any]) -> str:
+    def _column(self, name: str, group: Mapping[str, Any], films: int) -> str:
         heading = f"<h4>{escape(name)}</h4>" if name else ""
-        rollouts = "".join(self._rollout(rollout, group) for rollout in group["rollouts"])
-        return f'<div>{heading}<div class="rollouts">{rollouts}</div></div>'
+        rollouts = ""
+        for rollout in group["rollouts"]:
+            moving = film(rollout, group, self._folder) if films else None
+            films -= moving is not None
+            rollouts += self._rollout(rollout, group, moving)
+        alone = " alone" if len(group["rollouts"]) == 1 else ""
+        return f'<div>{heading}<div class="rollouts{alone}">{rollouts}</div></div>'
 
-    def _rollout(self, rollout: Mapping[str, Any], group: Mapping[str, Any]) -> str:
+    def _rollout(self, rollout: Mapping[str, Any], group: Mapping[str, Any], moving: bytes | None) -> str:
         turns = rollout["turns"]
         said = turns[-1]["boxes"] if turns else []
         tried = [box for turn in turns[:-1] for box in turn["boxes"]]
-        pictures = [part for part in group["prompt"] if "image" in part or "video" in part]
-        located = self._content(pictures[:1], group["boxes"], said, tried) if said or tried or group["boxes"] else ""
-        body = "".join(self._turn(k, turn, len(turns)) for k, turn in enumerate(turns))
+        pictures = [part for part in group["prompt"] if "image" in part or "video" in part][:1]
+        clicks = [turn["mark"] for turn in turns if pictures and _points_at(turn, pictures[0])]
+        shown = said or tried or clicks or group["boxes"]
+        located = self._content(pictures, _Marks(group["boxes"], said, tried, clicks)) if shown else ""
         stop = "" if rollout["stop"] == "done" else f'<span class="stop">{escape(rollout["stop"])}</span>'
-        return f'<div class="rollout">{_reward(rollout)}{stop}{located}{body}{_scores(rollout)}</div>'
+        played = _film(moving, group["instruction"]) if moving is not None else ""
+        if len(turns) > 1 and all(_is_command(turn) and turn["seen"] is None for turn in turns):
+            body = _table(turns)
+        else:
+            followed = zip(turns, [*turns[1:], {}], strict=True)
+            body = located + "".join(self._turn(k, turn, after, len(turns)) for k, (turn, after) in enumerate(followed))
+            if played or len(turns) > OPEN_TURNS:
+                body = f"<details><summary>{len(turns)} turn{'s' * (len(turns) > 1)}</summary>{body}</details>"
+        return f'<div class="rollout">{_reward(rollout)}{stop}{played}{body}{_scores(rollout)}</div>'
 
-    def _turn(self, k: int, turn: Mapping[str, Any], count: int) -> str:
+    def _turn(self, k: int, turn: Mapping[str, Any], after: Mapping[str, Any], count: int) -> str:
+        """A turn and what it was answered; ``after`` is the next turn, whose action may point at the answer."""
         number = f'<span class="turn">turn {k + 1}</span>' if count > 1 else ""
-        answer = f'<div class="answer">{self._content(turn["observation"])}</div>' if turn["observation"] else ""
+        clicks = [after["mark"]] if any(_points_at(after, part) for part in turn["observation"]) else []
+        answered = self._content(turn["observation"], _Marks(clicks=clicks), last=True)
+        answer = f'<div class="answer">{answered}</div>' if turn["observation"] else ""
         notes = {**turn["notes"], **({"reward": f"{turn['reward']:.3g}"} if turn["reward"] else {})}
         told = " · ".join(f"{escape(key)}: {escape(value)}" for key, value in notes.items())
-        steps = f'<div class="frames">{"".join(self._picture(one, (), (), ()) for one in turn.get("steps", ()))}</div>'
-        made = f"<details><summary>steps</summary>{steps}</details>" if turn.get("steps") else ""
-        return f"{number}{self._content(turn['output'])}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
+        steps = "".join(self._picture(one, _Marks()) for one in turn.get("steps", ()))
+        made = f'<details><summary>steps</summary><div class="frames">{steps}</div></details>' if steps else ""
+        output = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else self._content(turn["output"])
+        return f"{number}{output}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
 
-    def _content(
-        self,
-        parts: Sequence[Mapping[str, Any]],
-        gold: Sequence[Sequence[float]] = (),
-        said: Sequence[Sequence[float]] = (),
-        tried: Sequence[Sequence[float]] = (),
-    ) -> str:
-        """Parts in their order; boxes are drawn on the first picture."""
+    def _content(self, parts: Sequence[Mapping[str, Any]], marks: _Marks | None = None, *, last: bool = False) -> str:
+        """Parts in their order; marks are drawn on the first picture, or on the last."""
         out: list[str] = []
-        marks: tuple[Sequence[Sequence[float]], ...] = (gold, said, tried)
-        for part in parts:
+        shown = [i for i, part in enumerate(parts) if "text" not in part]
+        marked = shown[-1 if last else 0] if shown else -1
+        for i, part in enumerate(parts):
             if "text" in part:
                 out.append(f"<pre>{escape(part['text']) or '<i>nothing</i>'}</pre>")
                 continue
             frames = part.get("video", [part])
-            drawn: list[str] = []
-            for frame in frames:
-                drawn.append(self._picture(frame, *marks))
-                marks = ((), (), ())
+            where = (len(frames) - 1 if last else 0) if i == marked else -1
+            drawn = [
+                self._picture(one, (marks or _Marks()) if k == where else _Marks()) for k, one in enumerate(frames)
+            ]
             kind = "frames" if "video" in part else "picture"
             told = f'<p class="notes">{part["frames"]} frames, {part["fps"]:g}/s</p>' if "video" in part else ""
             out.append(f'<div class="{kind}">{"".join(drawn)}</div>{told}')
         return "".join(out) or "<pre><i>nothing</i></pre>"
 
-    def _picture(
-        self,
-        part: Mapping[str, Any],
-        gold: Sequence[Sequence[float]],
-        said: Sequence[Sequence[float]],
-        tried: Sequence[Sequence[float]],
-    ) -> str:
+    def _picture(self, part: Mapping[str, Any], marks: _Marks) -> str:
         name, width, height = part["image"], part["width"], part["height"]
         self._used.setdefault(name, part)
-        kinds = (("gold", gold), ("tried", tried), ("said", said))
-        rects = "".join(_rect(kind, box) for kind, some in kinds for box in some)
+        kinds = (("gold", marks.gold), ("tried", marks.tried), ("said", marks.said))
+        drawn = "".join(_rect(kind, box) for kind, some in kinds for box in some)
+        drawn += "".join(_click(mark, width, height) for mark in marks.clicks)
         return (
             f'<svg class="pic" viewBox="0 0 {width} {height}" style="aspect-ratio:{width}/{height}" role="img">'
-            f'<use href="#i{name}"/>{rects}</svg>'
+            f'<use href="#i{name}"/>{drawn}</svg>'
         )
+
+
+@dataclass(frozen=True)
+class _Marks:
+    """What is drawn over a picture, in its pixels."""
+
+    gold: Sequence[Sequence[float]] = ()
+    said: Sequence[Sequence[float]] = ()
+    tried: Sequence[Sequence[float]] = ()
+    clicks: Sequence[Mapping[str, Any]] = ()
+
+
+def _points_at(turn: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    """Whether the turn's action points at this picture."""
+    return bool(turn.get("mark")) and "image" in part and turn["seen"]["image"] == part["image"]
+
+
+def _is_command(turn: Mapping[str, Any]) -> bool:
+    return bool(turn.get("command"))
+
+
+def _film(data: bytes, title: str) -> str:
+    encoded = base64.b64encode(data).decode()
+    return f'<img class="film" alt="film of an episode: {escape(title)}" src="data:image/gif;base64,{encoded}">'
+
+
+def _table(turns: Sequence[Mapping[str, Any]]) -> str:
+    """Turns of an episode without pictures: what was done, and what the environment noted."""
+    names = list(dict.fromkeys(name for turn in turns for name in turn["notes"]))
+    heads = "".join(f"<th>{escape(name)}</th>" for name in ("turn", "command", "reward", *names))
+    rows = "".join(
+        f"<tr><td>{k + 1}</td><td>{escape(turn['told'])}</td><td>{turn['reward']:.3g}</td>"
+        + "".join(f"<td>{escape(turn['notes'].get(name, ''))}</td>" for name in names)
+        + "</tr>"
+        for k, turn in enumerate(turns)
+    )
+    return f'<div class="wide"><table class="turns"><thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table></div>'
+
+
+def _legend(marks: Sequence[Mapping[str, Any]]) -> str:
+    boxes = '<b class="gold">green</b> target · <b class="said">orange</b> the policy\'s boxes'
+    if not marks:
+        return f'<p class="sub">{boxes}</p>'
+    known = {mark["hit"] for mark in marks}
+    words = {
+        True: '<b class="gold">hit</b>',
+        False: '<b class="missed">miss</b>',
+        None: '<b class="said">no verdict</b>',
+    }
+    crosses = ", ".join(word for hit, word in words.items() if hit in known)
+    return f'<p class="sub">{boxes} · crosses where the policy points: {crosses}</p>'
 
 
 def _rect(kind: str, box: Sequence[float]) -> str:
@@ -252,6 +325,22 @@ def _rect(kind: str, box: Sequence[float]) -> str:
     return (
         f'<rect class="{kind}" x="{x1:g}" y="{y1:g}" width="{x2 - x1:g}" height="{y2 - y1:g}" '
         f'vector-effect="non-scaling-stroke"><title>{words}</title></rect>'
+    )
+
+
+def _click(mark: Mapping[str, Any], width: int, height: int) -> str:
+    """A circle and a cross at the point, and a line to where a drag ends; nothing where the point is outside."""
+    (x, y), r = mark["point"], 0.04 * max(width, height)
+    if not (0 <= x <= width and 0 <= y <= height):
+        return ""
+    kind = {True: "hit", False: "missed", None: "said"}[mark["hit"]]
+    shape = f"M{x - r:g} {y:g}h{2 * r:g}M{x:g} {y - r:g}v{2 * r:g}"
+    shape += f"M{x - r:g} {y:g}a{r:g} {r:g} 0 1 0 {2 * r:g} 0a{r:g} {r:g} 0 1 0 {-2 * r:g} 0"
+    if mark["to"] is not None:
+        shape += f"M{x:g} {y:g}L{mark['to'][0]:g} {mark['to'][1]:g}m{-r / 2:g} 0h{r:g}m{-r / 2:g} {-r / 2:g}v{r:g}"
+    return (
+        f'<path class="halo" d="{shape}" vector-effect="non-scaling-stroke"/>'
+        f'<path class="click {kind}" d="{shape}" vector-effect="non-scaling-stroke"><title>{x:g} {y:g}</title></path>'
     )
 
 
@@ -283,16 +372,16 @@ def _weight(weight: float) -> str:
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fbfbfa;--card:#fff;--ink:#1d1f23;--soft:#6a6f78;--rule:#e3e4e6;--code:#f3f4f5;
---gold:#12994a;--said:#ec7a08;--s0:#2f6fdb;--s1:#d1495b;--s2:#2a9d74;--s3:#8d5fd3;--s4:#c98a12;--s5:#4c8fa3}
+--gold:#12994a;--said:#ec7a08;--missed:#d1323c;--s0:#2f6fdb;--s1:#d1495b;--s2:#2a9d74;--s3:#8d5fd3;--s4:#c98a12;--s5:#4c8fa3}
 @media(prefers-color-scheme:dark){:root{--bg:#16181b;--card:#1e2125;--ink:#e6e7e9;--soft:#989da6;--rule:#33373d;
---code:#272b30;--gold:#3ecf7a;--said:#ff9d3c;--s0:#6ea2f7;--s1:#ef7d8c;--s2:#52c79b;--s3:#b593ef;--s4:#e5b04b;--s5:#7fbdd0}}
+--code:#272b30;--gold:#3ecf7a;--said:#ff9d3c;--missed:#ff6b74;--s0:#6ea2f7;--s1:#ef7d8c;--s2:#52c79b;--s3:#b593ef;--s4:#e5b04b;--s5:#7fbdd0}}
 *{box-sizing:border-box}body{margin:0;background:var(--bg);color:var(--ink);font:15px/1.5 system-ui,sans-serif}
 main{max-width:1280px;margin:0 auto;padding:28px 20px 60px}
 h1{font-size:26px;margin:0}h2{font-size:19px;margin:36px 0 10px}
 h3{font:600 12px/1.4 ui-monospace,monospace;color:var(--soft);margin:0 0 8px;overflow-wrap:anywhere}
 h4{margin:0 0 8px;font-size:13px;text-transform:uppercase;letter-spacing:.06em;color:var(--soft)}
 .sub,.notes{color:var(--soft);font-size:13px;margin:4px 0}.notes{font-size:12px;overflow-wrap:anywhere}
-.store{position:absolute}b.gold{color:var(--gold)}b.said{color:var(--said)}
+.store{position:absolute}b.gold{color:var(--gold)}b.said{color:var(--said)}b.missed{color:var(--missed)}
 table{border-collapse:collapse}.changes th,.changes td{padding:5px 22px 5px 0;border-bottom:1px solid var(--rule);
 text-align:left;font-variant-numeric:tabular-nums;white-space:nowrap}.changes thead th{color:var(--soft);
 font-weight:500}
@@ -316,6 +405,12 @@ border:1px solid var(--rule);border-radius:10px}
 .pic{display:block;width:100%;max-height:420px;overflow:visible}.rollout .pic{max-width:200px}
 rect{fill:none}.gold{stroke:var(--gold);stroke-width:4}.said{stroke:var(--said);stroke-width:1.8}
 .tried{stroke:var(--said);stroke-width:1.4;stroke-dasharray:3 3}
+path.halo{fill:none;stroke:#fff;stroke-width:4;opacity:.85}path.click{fill:none;stroke-width:1.8}
+path.hit{stroke:#12994a}path.missed{stroke:#d1323c}path.said{stroke:#ec7a08}
+.film{display:block;max-width:100%;margin:6px 0;border:1px solid var(--rule);border-radius:5px}
+.rollouts.alone{grid-template-columns:minmax(0,1fr)}.wide{overflow:auto;max-height:420px}
+.turns{font-size:12px;font-variant-numeric:tabular-nums}.turns th{color:var(--soft);font-weight:500;text-align:left}
+.turns th,.turns td{padding:2px 12px 2px 0;white-space:nowrap;border-bottom:1px solid var(--rule)}
 pre{margin:4px 0;padding:5px 7px;background:var(--code);border-radius:5px;white-space:pre-wrap;overflow-wrap:anywhere;
 font:12px/1.45 ui-monospace,monospace;max-height:260px;overflow:auto}
 code{font:12px ui-monospace,monospace;overflow-wrap:anywhere}

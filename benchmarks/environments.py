@@ -34,6 +34,8 @@ from torch import nn
 
 import saccade
 from saccade.core.content import Array, Content, Image
+from saccade.core.environment import Step
+from saccade.core.trajectory import Observation
 from saccade.envs.arrays import ArrayEnvironment
 from saccade.envs.gym import Gymnasium, GymnasiumTasks
 from saccade.envs.screens import CLICK, ScreenArrays, Screens
@@ -43,14 +45,15 @@ SAME_STEP = gymnasium.vector.AutoresetMode.SAME_STEP
 TASKS = ("screens", "table")
 SEES = ("state", "pixels")
 GOALS = {"state": 4.0, "pixels": 2.0, "adapter": 1.10}
-"""Least ratio at the greatest N; most of the adapter over gymnasium's loop."""
+"""Least ratio at the greatest N; most CPU time of the adapter, as a multiple of that of gymnasium's loop."""
 RULES = {
     "step": "policy over N observations, one action each, N environment steps, resets of lanes that ended",
     "rate": "environment steps of all lanes per second; medians of the rounds",
     "cpu": "CPU seconds of this process; the ratio of SyncVectorEnv",
     "wall": "wall seconds; the ratio of AsyncVectorEnv, whose environments have processes of their own",
-    "adapter": "episodes of N lanes, resets and policy included, outputs and observations as content; over = CPU "
-    "seconds of the adapter over those of SyncVectorEnv, a step",
+    "adapter": "episodes of N lanes in turn, resets and policy included, outputs and observations as content; medians; "
+    "over = CPU time of the adapter over that of SyncVectorEnv; more_us = their difference, a step of one lane",
+    "objects": "CPU time of making the objects of one turn and doing nothing else: output, observation, step, notes",
 }
 
 
@@ -83,8 +86,8 @@ class Arrays:
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         seen, rewards, terminated, truncated = self.program.step_arrays(actions)
         over = terminated | truncated
-        if over.any():
-            lanes = np.flatnonzero(over)
+        lanes = over.nonzero()[0]
+        if lanes.size:
             self.seeds[lanes] += np.uint64(STRIDE)
             seen[lanes] = self.program.reset_arrays(self.seeds[lanes], lanes)
         return seen, rewards, over
@@ -147,9 +150,8 @@ class Policy(nn.Module):
             self.body = nn.Sequential(nn.Linear(shape[0], 64), nn.Tanh(), nn.Linear(64, 64), nn.Tanh())
         self.head = nn.Linear(64, 7)
         self.buffer = torch.empty(0)
-        self.scale = 64.0 if task == "screens" else 1.0
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def forward(self, seen: np.ndarray) -> np.ndarray:
         x = torch.from_numpy(seen)
         if self.sees == "pixels":
@@ -158,8 +160,9 @@ class Policy(nn.Module):
                 self.buffer = torch.empty(x.shape)
             x = torch.mul(x, 1 / 255, out=self.buffer).permute(0, 3, 1, 2)
         out = self.head(self.body(x))
-        numbers = (out[:, 4:] + torch.randn(len(out), 3)) * self.scale
+        numbers = out[:, 4:] + torch.randn(len(out), 3)
         if self.task == "screens":
+            numbers *= 64.0
             numbers[:, 0] = torch.multinomial(out[:, :4].softmax(dim=1), 1)[:, 0]
         return numbers.numpy()
 
@@ -252,15 +255,20 @@ def _range(ours: Sequence[float], theirs: Sequence[float]) -> list[float]:
 # --- the adapter ---
 
 
-TURNS = 30
-"""Steps of an episode of the adapter's rows."""
-ADAPTED = {"table": "environments.table_env", "minigrid": "environments.minigrid_env"}
-"""Environments the adapter is timed over: one of a few microseconds a step, one that is usual in the field."""
+TURNS = 25
+"""Steps of an episode of the adapter's rows: fewer than any limit, so that no side resets more often than the other."""
 
 
 def table_env() -> gymnasium.Env:
-    """For the adapter, which finds it by its path."""
     return TableEnv("state")
+
+
+def pendulum_env() -> gymnasium.Env:
+    return gymnasium.make("Pendulum-v1")
+
+
+def acrobot_env() -> gymnasium.Env:
+    return gymnasium.make("Acrobot-v1")
 
 
 def minigrid_env() -> gymnasium.Env:
@@ -276,15 +284,14 @@ class Adapted:
     """One kind of environment, through the adapter and through SyncVectorEnv, kept over rounds."""
 
     def __init__(self, name: str, lanes: int) -> None:
-        self.maker = {"table": table_env, "minigrid": minigrid_env}[name]
-        self.discrete = name == "minigrid"
-        self.spec = Gymnasium(GymnasiumTasks("Do it."), id=ADAPTED[name], max_turns=TURNS)
+        make, id = ADAPTED[name]
+        self.spec = Gymnasium(GymnasiumTasks("Do it."), id=id, max_turns=TURNS)
         self.tasks = self.spec.tasks[:lanes]
         self.ours = self.spec.make_vector()
-        self.theirs = gymnasium.vector.SyncVectorEnv([self.maker] * lanes, autoreset_mode=SAME_STEP)
-        self.policy = Policy(
-            "table", "pixels" if self.discrete else "state", self.theirs.single_observation_space.shape
-        )
+        self.theirs = gymnasium.vector.SyncVectorEnv([make] * lanes, autoreset_mode=SAME_STEP)
+        shape, actions = self.theirs.single_observation_space.shape, self.theirs.single_action_space
+        self.columns = None if isinstance(actions, gymnasium.spaces.Discrete) else actions.shape[0]
+        self.policy = Policy("table", "state" if len(shape) == 1 else "pixels", shape)
 
     def adapter(self) -> int:
         """Environment steps of one batch of episodes; lanes that end early leave it, as in a rollout."""
@@ -310,16 +317,26 @@ class Adapted:
 
     def _act(self, seen: np.ndarray) -> np.ndarray:
         numbers = self.policy(seen)
-        # Turning and walking; the first numbers of the policy serve as logits.
-        return numbers.argmax(axis=1) if self.discrete else numbers
+        # Turning and walking, where actions are discrete: the numbers serve as logits.
+        return numbers.argmax(axis=1) if self.columns is None else numbers[:, : self.columns]
 
     def close(self) -> None:
         self.ours.close()
         self.theirs.close()
 
 
+ADAPTED: dict[str, tuple[Callable[[], gymnasium.Env], str]] = {
+    "table": (table_env, "environments.table_env"),
+    "pendulum": (pendulum_env, "Pendulum-v1"),
+    "acrobot": (acrobot_env, "Acrobot-v1"),
+    "minigrid": (minigrid_env, "environments.minigrid_env"),
+}
+"""Environments the adapter is timed over and what it finds them by: two of a few microseconds a step, and one that is
+usual in the field."""
+
+
 def adapter(name: str, lanes: int, rounds: int) -> dict[str, Any]:
-    """Episodes of N lanes through ``Gymnasium`` and through SyncVectorEnv, by turns."""
+    """Episodes of N lanes through ``Gymnasium`` and through SyncVectorEnv, by turns; the first is not counted."""
     made = Adapted(name, lanes)
     sides: dict[str, Callable[[], int]] = {"adapter": made.adapter, "sync": made.sync}
     found: dict[str, list[float]] = {side: [] for side in sides}
@@ -341,7 +358,23 @@ def adapter(name: str, lanes: int, rounds: int) -> dict[str, Any]:
         "cpu_us_per_step": medians,
         "over": medians["adapter"] / medians["sync"],
         "range": [min(ratios), max(ratios)],
+        "more_us": medians["adapter"] - medians["sync"],
     }
+
+
+def objects(lanes: int, rounds: int) -> float:
+    """Microseconds of CPU time that the objects of a lane's turn take where all they hold is there already."""
+    values = [np.zeros((1, 3), np.float32) for _ in range(lanes)]
+    found: list[float] = []
+    for _ in range(rounds + 1):
+        cpu = time.process_time()
+        for _ in range(TURNS):
+            outputs = [(Array("command", one),) for one in values]
+            shown = [Observation((Array("state", one),), None) for one in values]
+            steps = [Step(one, 0.0, False, False, {"valid": True, "steps": 1, "path": 1}) for one in shown]
+        found.append((time.process_time() - cpu) / (TURNS * lanes))
+        del outputs, steps
+    return 1e6 * statistics.median(found[1:])
 
 
 def _values(content: Content) -> np.ndarray:
@@ -394,12 +427,15 @@ def run(options: argparse.Namespace, argv: Sequence[str]) -> None:
                 row = race(task, sees, lanes, kinds, options.rounds, options.steps)
                 tell(headline(row))
                 rows.append(row)
-    over = [adapter(name, max(options.lanes), options.rounds) for name in ADAPTED]
+    episodes = options.rounds * max(1, options.steps // TURNS)
+    over = [adapter(name, max(options.lanes), episodes) for name in ADAPTED]
     for one in over:
-        tell("adapter, {env}: {over:.2f} times the CPU of SyncVectorEnv with {lanes} lanes".format(**one))
+        said = "adapter, {env}, {lanes} lanes: {over:.2f} times the CPU of SyncVectorEnv, {more_us:.1f} us a step more"
+        tell(said.format(**one))
     result = {
         "rows": rows,
         "adapter": over,
+        "objects_us": objects(max(options.lanes), episodes),
         "equal": checks,
         "goals": GOALS,
         "settings": {name: value for name, value in vars(options).items() if name != "json"},

@@ -133,7 +133,10 @@ class TableEnv(Seeded):
 
     def __init__(self, sees: str = "pixels", size: int = 32, limit: int = 30) -> None:
         self.size, self.limit = size, limit
-        self.art = tabletop._art(size)
+        self.art = art = tabletop._art(size)
+        # On one picture masks are faster than the bit operations of the array program.
+        self.shapes, self.hands = art.around[..., 0] == 0, art.around_hands[..., 0] == 0
+        self.colours, self.dark = art.things.max(axis=(0, 2, 3)), art.hands.max(axis=(0, 1, 2))
         super().__init__(sees, size, 9)
 
     def begin(self, seed: np.ndarray) -> None:
@@ -193,12 +196,12 @@ class TableEnv(Seeded):
         for place, look in zip(self.zones, self.zones_look, strict=True):
             x, y = self.corner(place, side)
             drawn[y : y + side, x : x + side] = art.zones[look]
-        side = art.things.shape[1]
+        side = art.hands.shape[1]
         for place, (colour, shape) in zip(self.things, self.things_look, strict=True):
             x, y = self.corner(place, side)
-            drawn[y : y + side, x : x + side][art.things[shape]] = art.colours[colour]
+            drawn[y : y + side, x : x + side][self.shapes[shape]] = self.colours[colour]
         x, y = self.corner(self.hand, side)
-        drawn[y : y + side, x : x + side][art.hands[int(self.closed)]] = art.dark
+        drawn[y : y + side, x : x + side][self.hands[int(self.closed)]] = self.dark
         return drawn
 
     def corner(self, middle: tuple[float, float], side: int) -> tuple[int, int]:

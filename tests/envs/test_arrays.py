@@ -58,12 +58,16 @@ def test_paste_puts_each_stamp_where_it_belongs():
     assert (pictures > 0).sum() == stamps.size
 
 
-def test_stencil_colours_the_pixels_of_the_mask_only():
+def test_stencil_leaves_the_picture_in_the_holes():
+    """Of each 2 x 2 stamp the diagonal is coloured, on the edge of the picture, too."""
     pictures = np.full((2, 6, 6, 3), 9, np.uint8)
-    mask = np.array([[[True, False], [False, True]]])
-    stencil(pictures, np.array([1]), np.array([3]), np.array([2]), mask, np.array([[1, 2, 3]], np.uint8))
+    hole = np.array([[False, True], [True, False]])
+    kept = np.where(hole, 255, 0).astype(np.uint8)[None, ..., None].repeat(3, axis=3).repeat(2, axis=0)
+    stamps = np.where(kept > 0, 0, np.array([1, 2, 3])).astype(np.uint8)
+    stencil(pictures, np.array([1, 0]), np.array([3, 4]), np.array([2, 4]), kept, stamps)
     assert pictures[1, 2, 3].tolist() == pictures[1, 3, 4].tolist() == [1, 2, 3]
-    assert (pictures != 9).any(axis=-1).sum() == 2
+    assert pictures[0, 4, 4].tolist() == pictures[0, 5, 5].tolist() == [1, 2, 3]
+    assert (pictures != 9).any(axis=-1).sum() == 4
 
 
 def commands(name: str, spec, k: int, index: int):

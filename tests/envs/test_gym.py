@@ -11,7 +11,7 @@ from gymnasium import spaces
 from saccade.core.content import Array, Image, Text
 from saccade.core.errors import ConfigError
 from saccade.envs.gym import Gymnasium, GymnasiumTasks, command, commands_of, indices_of
-from saccade.testing import check_environment
+from saccade.testing import check_environment, same_content
 
 HERE = __name__
 
@@ -179,6 +179,103 @@ def test_an_exception_names_the_task():
 class Broken(Corridor):
     def step(self, action):
         raise RuntimeError("broken")
+
+
+def test_the_lane_that_raises_is_the_one_named():
+    vector = Gymnasium(id=f"{HERE}.BreaksAtTwo").make_vector()
+    tasks = GymnasiumTasks()[:3]
+    vector.reset(tasks, range(3))
+    vector.step([1], [command([[0, 0]])])
+    with pytest.raises(RuntimeError) as caught:
+        vector.step([0, 1, 2], [command([[0, 0]])] * 3)
+    assert tasks[1].id in caught.value.__notes__[0]
+
+
+class BreaksAtTwo(Corridor):
+    def step(self, action):
+        if self.count == 1:
+            raise RuntimeError("broken")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_lanes_together_are_as_lanes_alone(name):
+    """Outputs of one command, of several, out of range and malformed, side by side; the last lane leaves early."""
+    spec = SPECS[name]
+    columns = 1 if name != "callable, dict" else 2
+    tasks, random = spec.tasks[:5], np.random.default_rng(0)
+    vector, alone = spec.make_vector(), [spec.make() for _ in tasks]
+    for one, task, shown in zip(alone, tasks, vector.reset(tasks, range(5)), strict=True):
+        same(shown, one.reset(task, 0))
+    lanes = list(range(5))
+    for turn in range(6):
+        some = [command(random.integers(0, 2, (k, columns))) for k in (1, 1, 3, 1, 1)]
+        some[1] = command(np.full((1, columns), 9.0)) if name != "discrete" else (Text("?"),)
+        some[3] = command(np.full((2, columns), np.nan)) if turn % 2 else ()
+        steps = vector.step(lanes, [some[lane] for lane in lanes])
+        for lane, step in zip(lanes, steps, strict=True):
+            other = alone[lane].step(some[lane])
+            same(step.observation, other.observation)
+            assert step.info == other.info
+            assert (step.reward, step.terminated, step.truncated) == (other.reward, other.terminated, other.truncated)
+        lanes = [lane for lane, step in zip(lanes, steps, strict=True) if lane < 4 and not step.terminated]
+
+
+def same(a, b) -> None:
+    assert a.keep == b.keep and same_content(a.content, b.content)
+
+
+class Overwriting(gymnasium.Env):
+    """Writes what it shows over what it showed before."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (300,), np.float32)
+    action_space = spaces.Box(0, 3, (1,), np.int64)
+
+    def __init__(self):
+        self.seen = np.zeros(self.observation_space.shape, self.observation_space.dtype)
+
+    def reset(self, *, seed=None, options=None):
+        self.seen[:] = 0
+        return self.seen, {}
+
+    def step(self, action):
+        self.seen += int(action[0])
+        return self.seen, 0.0, False, False, {}
+
+
+class OverwritingPicture(Overwriting):
+    observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class OverwritingSymbols(Overwriting):
+    observation_space = spaces.Box(0, 255, (7, 7, 3), np.uint8)
+
+
+@pytest.mark.parametrize("name", ["Overwriting", "OverwritingPicture", "OverwritingSymbols"])
+def test_observations_are_copies_in_the_shape_of_the_space(name):
+    vector = Gymnasium(id=f"{HERE}.{name}").make_vector()
+    shown = [vector.reset(GymnasiumTasks()[:2], [0, 0])]
+    shown += [[step.observation for step in vector.step([0, 1], [command([1]), command([2])])] for _ in range(2)]
+    arrays = [[vars(one.content[0]).get("pixels", vars(one.content[0]).get("values")) for one in row] for row in shown]
+    assert {array.shape for row in arrays for array in row} == {globals()[name].observation_space.shape}
+    assert [[array.max() for array in row] for row in arrays] == [[0, 0], [1, 2], [2, 4]]
+    if name == "Overwriting":
+        assert all(array.base is None for row in arrays for array in row), "keeps the vectors of all lanes alive"
+
+
+def test_numbers_that_do_not_fit_the_boxs_type_are_malformed():
+    """What is not finite has no whole number; 1e300 is no float32. Neither warns."""
+    whole = Gymnasium(id=f"{HERE}.Overwriting")
+    assert [step.info["valid"] for step in play(whole, command([np.nan]), command([np.inf]), command([7]))[1]] == [
+        False, False, True,
+    ]  # fmt: skip
+    endless = Gymnasium(id=f"{HERE}.Endless")
+    huge = (Array("command", np.array([[1e300]])),)
+    assert [step.info["valid"] for step in play(endless, huge, command([1e30]))[1]] == [False, True]
+
+
+class Endless(Overwriting):
+    action_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
 
 
 def test_splits_share_no_seed():

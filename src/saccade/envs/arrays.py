@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, Generic, Literal, TypeVar
 
 import numpy as np
@@ -29,9 +30,11 @@ State = dict[str, np.ndarray]
 Index = slice | np.ndarray
 """Which lanes: all, or int64 numbers of lanes, each at most once."""
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_FIRST = np.uint64(0xBF58476D1CE4E5B9)
-_SECOND = np.uint64(0x94D049BB133111EB)
+# As arrays, which numpy need not convert at each operation.
+_GOLDEN, _FIRST, _SECOND, _11, _27, _30, _31 = (
+    np.array(number, np.uint64)
+    for number in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 11, 27, 30, 31)
+)
 _ALL = slice(None)
 
 
@@ -135,7 +138,7 @@ class ArrayEnvironment(VectorEnvironment):
     def _advance(self, lanes: Index, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         self.steps[lanes] += 1
         rewards, terminated = self.advance(lanes, actions)
-        return rewards, terminated, (self.steps[lanes] >= self.limit) & ~terminated
+        return rewards, terminated, (self.steps[lanes] >= self.limit) > terminated
 
     # --- content ---
 
@@ -226,15 +229,26 @@ def uniform(seeds: np.ndarray, count: int, stream: int = 0) -> np.ndarray:
         count: numbers per seed, at most 2**20.
         stream: numbers of different streams are unrelated.
     """
-    counters = np.arange(1, count + 1, dtype=np.uint64) + (np.uint64(stream) << np.uint64(20))
-    mixed = _mix(_mix(seeds + _GOLDEN)[:, None] + counters * _GOLDEN)
-    return (mixed >> np.uint64(11)) * 2.0**-53
+    mixed = _mix(_mix(seeds + _GOLDEN)[:, None] + _counters(count, stream))
+    mixed >>= _11
+    return mixed * 2.0**-53
+
+
+@lru_cache(maxsize=64)
+def _counters(count: int, stream: int) -> np.ndarray:
+    counters = (np.arange(1, count + 1, dtype=np.uint64) + (np.uint64(stream) << np.uint64(20))) * _GOLDEN
+    counters.flags.writeable = False
+    return counters
 
 
 def _mix(z: np.ndarray) -> np.ndarray:
-    z = (z ^ (z >> np.uint64(30))) * _FIRST
-    z = (z ^ (z >> np.uint64(27))) * _SECOND
-    return z ^ (z >> np.uint64(31))
+    """In place."""
+    z ^= z >> _30
+    z *= _FIRST
+    z ^= z >> _27
+    z *= _SECOND
+    z ^= z >> _31
+    return z
 
 
 def orders(numbers: np.ndarray) -> np.ndarray:
@@ -252,28 +266,36 @@ def paste(pictures: np.ndarray, lanes: np.ndarray, x: np.ndarray, y: np.ndarray,
         y: int64 ``[M]``, upper edges, ``0 <= y <= H - h``.
         stamps: uint8 ``[M, h, w, 3]``.
     """
-    height, width = stamps.shape[1:3]
-    # Every window of the stamps' size, as a view: one assignment copies M small blocks.
-    windows = np.lib.stride_tricks.sliding_window_view(pictures, (height, width, 3), axis=(1, 2, 3), writeable=True)
-    windows[lanes, y, x, 0] = stamps
+    _windows(pictures, *stamps.shape[1:3])[lanes, y, x] = stamps
 
 
 def stencil(
-    pictures: np.ndarray, lanes: np.ndarray, x: np.ndarray, y: np.ndarray, masks: np.ndarray, colours: np.ndarray
+    pictures: np.ndarray, lanes: np.ndarray, x: np.ndarray, y: np.ndarray, kept: np.ndarray, stamps: np.ndarray
 ) -> None:
-    """Colour the pixels of M masks on pictures, in place; no two on the same picture may overlap.
+    """Put M stamps with holes onto pictures, in place; no two on the same picture may overlap.
 
     Args:
         pictures: uint8 ``[N, H, W, 3]``, contiguous.
-        lanes: int64 ``[M]``: which picture each mask goes to.
+        lanes: int64 ``[M]``: which picture each stamp goes to.
         x: int64 ``[M]``, left edges, ``0 <= x <= W - w``.
         y: int64 ``[M]``, upper edges, ``0 <= y <= H - h``.
-        masks: bool ``[M, h, w]``.
-        colours: uint8 ``[M, 3]``.
+        kept: uint8 ``[M, h, w, 3]``: 255 in the holes, where the picture stays, else 0.
+        stamps: uint8 ``[M, h, w, 3]``: the colours, 0 in the holes.
     """
-    height, width = masks.shape[1:3]
-    windows = np.lib.stride_tricks.sliding_window_view(pictures, (height, width, 3), axis=(1, 2, 3), writeable=True)
-    windows[lanes, y, x, 0] = np.where(masks[..., None], colours[:, None, None], windows[lanes, y, x, 0])
+    windows = _windows(pictures, *kept.shape[1:3])
+    under = windows[lanes, y, x]
+    under &= kept
+    under |= stamps
+    windows[lanes, y, x] = under
+
+
+def _windows(pictures: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Every window of this size as a view, ``[N, H - h + 1, W - w + 1, h, w, 3]``: one assignment copies M blocks."""
+    n, high, wide, _ = pictures.shape
+    lane, down, right, channel = pictures.strides
+    shape = (n, high - height + 1, wide - width + 1, height, width, 3)
+    # What numpy.lib.stride_tricks does, for a twentieth of its time; numpy checks the bounds.
+    return np.ndarray(shape, np.uint8, pictures, 0, (lane, down, right, down, right, channel))
 
 
 def check_sees(name: str, sees: str) -> None:

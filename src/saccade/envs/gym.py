@@ -152,104 +152,137 @@ class GymnasiumEnvironment(Environment):
     """One gymnasium environment; ``unwrapped`` is its core, for experts that look into it."""
 
     def __init__(self, spec: Gymnasium) -> None:
-        self._spec = spec
-        self._env, self._limit = _build(spec)
-        self._parts = _reader(self._env.observation_space, STATE)
-        # Most environments show one vector of numbers: that case has no detours.
-        self._vector = self._parts[0][0] is _vector and isinstance(self._env.observation_space.sample(), np.ndarray)
-        self._act = _actor(self._env.action_space)
-        self._words: dict[str, str] = {}
-        self._last = Observation(())
-        self._path = 0
+        self._lane = GymnasiumLanes(spec, count=1)
 
     @property
     def unwrapped(self) -> Any:
-        return self._env.unwrapped
+        return self._lane.environments[0].unwrapped
 
-    def reset(self, task: Task, seed: int) -> Observation:
-        seen, _ = self._env.reset(seed=int(task.info["seed"]) if "seed" in task.info else seed % 2**31)
-        self._words, self._path = {}, 0
-        self._last = self._observe(seen)
-        return self._last
+    def reset(self, task: Task, seed: int) -> Observation | None:
+        return self._lane.reset([task], [seed])[0]
 
     def step(self, output: Content) -> Step:
-        actions = self._act(output)
-        if actions is None:
-            return Step(self._last, info={"valid": False, "steps": 0, "path": self._path})
-        paid, steps, clipped = 0.0, 0, False
-        seen: Any = None
-        notes: Mapping[str, Any] = {}
-        ended = late = False
-        for action, outside in actions[: self._spec.chunk]:
-            seen, reward, ended, late, notes = self._env.step(action)
-            paid += float(reward)
-            steps += 1
-            clipped = clipped or outside
-            late = late or (self._limit is not None and self._path + steps >= self._limit)
-            if ended or late:
-                break
-        self._path += steps
-        self._last = self._observe(seen)
-        info: dict[str, Any] = {"valid": True, "steps": steps, "path": self._path}
-        if clipped:
-            info["clipped"] = True
-        if notes:
-            self._note(notes, info)
-        return Step(self._last, paid, bool(ended), bool(late), info)
-
-    def _note(self, notes: Mapping[str, Any], info: dict[str, Any]) -> None:
-        for name in ("success", "is_success"):
-            if name in notes:
-                info["success"] = bool(notes[name])
-        for name in self._spec.notes:
-            if name in notes:
-                info[name] = notes[name]
+        return self._lane.step([0], [output])[0]
 
     def close(self) -> None:
-        self._env.close()
+        self._lane.close()
 
-    def _observe(self, seen: Any) -> Observation:
-        if self._vector:
-            return Observation((Array(STATE, seen.astype(np.float32)),), self._spec.keep)
+
+class GymnasiumLanes(VectorEnvironment):
+    """One environment a lane, kept over resets. Outputs of all lanes are read at once."""
+
+    def __init__(self, spec: Gymnasium, count: int = 0) -> None:
+        self.environments: list[Any] = []
+        self._spec = spec
+        self._limit: int | None = None
+        self._tasks: list[Task] = []
+        self._paths: list[int] = []
+        """Commands carried out in the episode of each lane."""
+        self._shown: list[Observation] = []
+        """The last observation of each lane."""
+        self._words: list[dict[_Path, str]] = []
+        """What texts of the observation said last, in each lane."""
+        self._grow(count)
+
+    def _grow(self, count: int) -> None:
+        for _ in range(count - len(self.environments)):
+            env, self._limit = _build(self._spec)
+            if not self.environments:
+                self._read = _actor(env.action_space)
+                self._parts = _reader(env.observation_space, STATE)
+                # Most environments show one vector of numbers: that case has no detours.
+                self._plain = self._parts == [(_vector, ())]
+            self.environments.append(env)
+
+    def reset(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[Observation | None]:
+        n = len(tasks)
+        self._grow(n)
+        self._tasks = list(tasks)
+        self._paths, self._words, self._shown = [0] * n, [{} for _ in range(n)], [Observation(())] * n
+        seen = []
+        for env, task, seed in zip(self.environments, tasks, seeds, strict=False):
+            seen.append(env.reset(seed=int(task.info["seed"]) if "seed" in task.info else seed % 2**31)[0])
+        self._show(range(n), seen)
+        return [*self._shown]
+
+    def step(self, lanes: Sequence[int], outputs: Sequence[Content]) -> list[Step]:
+        actions, outside = self._read(outputs, self._spec.chunk)
+        environments, paths, limit, noted = self.environments, self._paths, self._limit, self._spec.notes
+        moved: list[int] = []
+        seen: list[Any] = []
+        ends: list[tuple[float, bool, bool, dict[str, Any]]] = []
+        lane = 0
+        try:
+            for lane, some in zip(lanes, actions, strict=True):
+                path = start = paths[lane]
+                if some is None:
+                    ends.append((0.0, False, False, {"valid": False, "steps": 0, "path": path}))
+                    continue
+                step, paid = environments[lane].step, 0.0
+                for action in some:
+                    now, reward, ended, late, notes = step(action)
+                    paid += reward
+                    path += 1
+                    if limit is not None and path >= limit:
+                        late = True
+                    if ended or late:
+                        break
+                paths[lane] = path
+                info = {"valid": True, "steps": path - start, "path": path}
+                if outside is not None and any((outside[len(ends)] or ())[: path - start]):
+                    info["clipped"] = True
+                if notes:
+                    _note(notes, noted, info)
+                moved.append(lane)
+                seen.append(now)
+                ends.append((float(paid), bool(ended), bool(late), info))
+        except Exception as error:
+            name_task(error, self._tasks[lane])
+            raise
+        self._show(moved, seen)
+        shown = self._shown
+        return [Step(shown[lane], *end) for lane, end in zip(lanes, ends, strict=True)]
+
+    def _show(self, lanes: Sequence[int], seen: list[Any]) -> None:
+        """Keep the observations that show this in these lanes."""
+        keep, shown = self._spec.keep, self._shown
+        if not self._plain:
+            for lane, one in zip(lanes, seen, strict=True):
+                shown[lane] = Observation(self._content(lane, one), keep)
+            return
+        # A copy: many environments write the next observation over the last one. Of all lanes at once, which is fast;
+        # long vectors once more, so that keeping one lane's does not keep those of all.
+        rows = np.array(seen, np.float32)
+        if rows.size > 256 * len(seen):
+            rows = [row.copy() for row in rows]
+        for lane, row in zip(lanes, rows, strict=True):
+            shown[lane] = Observation((Array(STATE, row),), keep)
+
+    def _content(self, lane: int, seen: Any) -> Content:
+        words = self._words[lane]
         parts: list[Part] = []
         for read, path in self._parts:
             part = read(_entry(seen, path))
             if isinstance(part, Text):
-                if self._words.get(str(path)) == part.text:
+                if words.get(path) == part.text:
                     continue
-                self._words[str(path)] = part.text
+                words[path] = part.text
             parts.append(part)
-        return Observation(tuple(parts), self._spec.keep)
-
-
-class GymnasiumLanes(VectorEnvironment):
-    """One environment a lane, kept over resets."""
-
-    def __init__(self, spec: Gymnasium) -> None:
-        self._spec = spec
-        self._lanes: list[GymnasiumEnvironment] = []
-        self._tasks: list[Task] = []
-
-    def reset(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[Observation | None]:
-        self._tasks = list(tasks)
-        self._lanes += [self._spec.make() for _ in range(len(tasks) - len(self._lanes))]
-        return [lane.reset(task, seed) for lane, task, seed in zip(self._lanes, tasks, seeds, strict=False)]
-
-    def step(self, lanes: Sequence[int], outputs: Sequence[Content]) -> list[Step]:
-        steps: list[Step] = []
-        lane = 0
-        try:
-            for lane, output in zip(lanes, outputs, strict=True):
-                steps.append(self._lanes[lane].step(output))
-        except Exception as error:
-            name_task(error, self._tasks[lane])
-            raise
-        return steps
+        return tuple(parts)
 
     def close(self) -> None:
-        for lane in self._lanes:
-            lane.close()
-        self._lanes = []
+        for env in self.environments:
+            env.close()
+        self.environments = []
+
+
+def _note(notes: Mapping[str, Any], wanted: Sequence[str], info: dict[str, Any]) -> None:
+    for name in ("success", "is_success"):
+        if name in notes:
+            info["success"] = bool(notes[name])
+    for name in wanted:
+        if name in notes:
+            info[name] = notes[name]
 
 
 def _build(spec: Gymnasium) -> tuple[Any, int | None]:
@@ -288,7 +321,7 @@ def _callable(path: str) -> Callable[..., Any]:
 
 
 _Path = tuple[str | int, ...]
-_Actions = list[tuple[Any, bool]]
+_Read = tuple[list[list[Any] | None], list[list[bool] | None] | None]
 
 
 def _entry(seen: Any, path: _Path) -> Any:
@@ -312,7 +345,8 @@ def _reader(space: Any, name: str, path: _Path = ()) -> list[tuple[Callable[[Any
         raise ConfigError(f"env: observations of {type(space).__name__} cannot be shown; wrap the environment")
     if isinstance(space, spaces.Box) and space.dtype == np.uint8 and _is_picture(space.shape):
         if len(space.shape) == 3 and space.shape[2] == 3:
-            return [(lambda seen: Image(np.ascontiguousarray(seen)), path)]
+            # A copy: environments may draw the next picture over the last one.
+            return [(lambda seen: Image(np.array(seen, order="C")), path)]
         return [(_grey, path)]
     if name == STATE and not path and isinstance(space, spaces.Box) and len(space.shape) > 0:
         return [(_vector, path)]
@@ -339,53 +373,75 @@ def _grey(seen: Any) -> Image:
     return Image(np.repeat(plane, 3, axis=2))
 
 
-def _actor(space: Any) -> Callable[[Content], _Actions | None]:
-    """How to read a turn's output: the actions with whether each was clipped, or None."""
+def _actor(space: Any) -> Callable[[Sequence[Content], int], _Read]:
+    """How to read the outputs of a turn, at most so many actions each.
+
+    Gives the actions of each output, or None; and of each action whether it was clipped, or None if none was.
+    """
     spaces = required("gymnasium.spaces", "navigation")
     if isinstance(space, spaces.Discrete):
         # Looking a number up refuses what is no number, not whole or out of range at once.
-        table = {float(i): (int(space.start) + i, False) for i in range(int(space.n))}
+        table = {float(i): int(space.start) + i for i in range(int(space.n))}
 
-        def indices(output: Content) -> _Actions | None:
-            values = _single(output, 1)
-            if values is None:
-                return None
-            actions = [table.get(number) for number in values.ravel().tolist()]
-            return None if None in actions else actions  # type: ignore[return-value]
+        def indices(outputs: Sequence[Content], most: int) -> _Read:
+            numbers, lengths = _numbers(outputs, 1)
+            actions = [table.get(number) for number in numbers.ravel().tolist()]
+            return _split(actions, [action is not None for action in actions], lengths, most), None
 
         return indices
     if isinstance(space, spaces.Box) and len(space.shape) == 1:
-        low, high = space.low, space.high
-        bounds = list(zip(low.tolist(), high.tolist(), strict=True))
-        bounded = bool(np.isfinite(low).all() and np.isfinite(high).all())
-        columns = space.shape[0]
+        low, high, dtype = space.low, space.high, space.dtype
 
-        def clipped(output: Content) -> _Actions | None:
-            values = _single(output, columns)
-            if values is None:
-                return None
-            if bounded and len(values) == 1:
-                # Comparisons of a few numbers are cheaper one by one; those that are none fail them.
-                for number, (least, most) in zip(values[0].tolist(), bounds, strict=True):
-                    if not least <= number <= most:
-                        break
-                else:
-                    return [(values[0].astype(space.dtype), False)]
-            if not np.isfinite(values).all():
-                return None
-            inside = np.minimum(np.maximum(values, low), high).astype(space.dtype)
-            outside = (inside != values).any(1).tolist()
-            return list(zip(inside, outside, strict=True))
+        def clipped(outputs: Sequence[Content], most: int) -> _Read:
+            numbers, lengths = _numbers(outputs, len(low))
+            inside = np.minimum(np.maximum(numbers, low), high)
+            with np.errstate(invalid="ignore", over="ignore"):
+                rows = inside.astype(dtype)
+            same, finite = inside == numbers, np.isfinite(numbers) & np.isfinite(rows)
+            if np.count_nonzero(same & finite) == same.size:
+                return _split(list(rows), [True] * len(rows), lengths, most), None
+            good: Any = finite.all(axis=1)
+            clips: Any = (~same).any(axis=1)
+            actions = _split(list(rows), good.tolist(), lengths, most)
+            return actions, _split(clips.tolist(), good.tolist(), lengths, most)
 
         return clipped
     raise ConfigError(f"env: the action space must be Discrete or a flat Box, got {space}")
 
 
+def _numbers(outputs: Sequence[Content], columns: int) -> tuple[np.ndarray, list[int]]:
+    """The commands of all outputs one below the other, and how many each has: 0 where they are malformed."""
+    found = [_single(output, columns) for output in outputs]
+    lengths = [0 if values is None else len(values) for values in found]
+    some = [values for values in found if values is not None]
+    return np.concatenate(some) if some else np.zeros((0, columns), np.float32), lengths
+
+
+def _split(entries: list[Any], good: list[bool], lengths: list[int], most: int) -> list[list[Any] | None]:
+    """The first entries of each output; None where it has none, or one that is not good."""
+    if lengths.count(1) == len(lengths):
+        return [[entry] if fine else None for entry, fine in zip(entries, good, strict=True)]
+    split: list[list[Any] | None] = []
+    first = 0
+    for length in lengths:
+        end = first + length
+        split.append(entries[first : min(end, first + most)] if length and all(good[first:end]) else None)
+        first = end
+    return split
+
+
 def _single(output: Content, columns: int) -> np.ndarray | None:
     """The one array of commands, not looked into yet."""
-    named = [part for part in output if isinstance(part, Array) and part.name == COMMAND]
-    if len(named) != 1 or not isinstance(named[0].values, np.ndarray):
+    if len(output) == 1:
+        part = output[0]
+        if not isinstance(part, Array) or part.name != COMMAND:
+            return None
+    else:
+        named = [part for part in output if isinstance(part, Array) and part.name == COMMAND]
+        if len(named) != 1:
+            return None
+        (part,) = named
+    values = part.values
+    if not isinstance(values, np.ndarray) or values.ndim != 2 or values.dtype.kind not in "fiu":
         return None
-    values = named[0].values
-    fits = values.ndim == 2 and len(values) > 0 and values.shape[1] == columns and values.dtype.kind in "fiu"
-    return values if fits else None
+    return values if values.shape[0] > 0 and values.shape[1] == columns else None

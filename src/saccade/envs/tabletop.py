@@ -83,6 +83,8 @@ VOCABULARY = tuple(
 
 _CLOTHS = 3
 """Cloths of each kind: those of training, then those of the vision axis."""
+_CELLS = np.stack([np.arange(9) % 3, np.arange(9) // 3], axis=1) * 0.3 + 0.2
+"""Middles of the cells of a 3 x 3 grid."""
 _BLOCK = 64
 _NEVER = -1
 
@@ -122,7 +124,10 @@ class TableTasks(Tasks):
 
     def variants(self, seeds: np.ndarray) -> np.ndarray:
         """Twice the number of the shift, plus 1 in push tasks: int64 ``[n]``."""
-        return 2 * SHIFTS.index(self.shift) + (uniform(seeds, 1, stream=1)[:, 0] < self.pushing)
+        shift = 2 * SHIFTS.index(self.shift)
+        if not self.pushing:
+            return np.full(len(seeds), shift)
+        return shift + (uniform(seeds, 1, stream=1)[:, 0] < self.pushing)
 
     def layout(self, first: int, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Seeds, uint64, and variants of tasks ``first .. first + count - 1``."""
@@ -227,44 +232,72 @@ class TableArrays(ArrayEnvironment):
 
     def advance(self, lanes: Index, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         state, steps = self.state, self.steps[lanes]
-        names = ("hand", "closed", "held", "things", "wanted", "goal", "heavy", "shove_at")
-        hand, was_closed, held, things, wanted, goal, heavy, shove_at = (state[name][lanes] for name in names)
+        names = ("hand", "held", "things", "wanted", "goal", "heavy", "first", "second")
+        hand, held, things, wanted, goal, heavy, first, second = [state[name][lanes] for name in names]
         rows = np.arange(len(held))
-        moved = np.minimum(np.maximum(hand + SPEED * np.minimum(np.maximum(actions[:, :2], -1.0), 1.0), 0.0), 1.0)
+        step = np.array(actions[:, :2], order="F")
+        np.maximum(step, -1.0, out=step)
+        np.minimum(step, 1.0, out=step)
+        moved = hand + SPEED * step
+        np.maximum(moved, 0.0, out=moved)
+        np.minimum(moved, 1.0, out=moved)
         closed = actions[:, 2] > 0
-        things = things.copy()
-        shoved = np.flatnonzero(steps == shove_at)
+        shoved = (steps == state["shove_at"][lanes]).nonzero()[0]
         if shoved.size:
-            place = things[shoved, wanted[shoved]] + state["shove"][lanes][shoved]
-            things[shoved, wanted[shoved]] = np.clip(place, 0.1, 0.9)
-            held = np.where((steps == shove_at) & (held == wanted), -1, held)
+            thing = wanted[shoved]
+            things[shoved, thing] = np.clip(things[shoved, thing] + state["shove"][lanes][shoved], 0.1, 0.9)
+            held = held.copy()
+            held[shoved[held[shoved] == thing]] = -1
         holds = held >= 0
-        carried = np.flatnonzero(holds)
-        things[carried, held[carried]] = moved[carried]
+        carried = holds.nonzero()[0]
+        if carried.size:
+            things[carried, held[carried]] = moved[carried]
         offset = things - moved[:, None]
-        distance = np.sqrt((offset * offset).sum(axis=2))
-        closing = closed & ~was_closed & ~heavy & ~holds
-        nearest = distance.argmin(axis=1)
-        grasps = closing & (distance[rows, nearest] <= REACH)
-        held = np.where(closed, np.where(grasps, nearest, held), -1)
-        touched = (closed & (held < 0))[:, None] & (distance < CONTACT)
-        which, thing = np.nonzero(touched)
-        if which.size:
-            # A thing right under the hand goes where the hand goes, one under a hand at rest to the right.
-            away, length = offset[which, thing], distance[which, thing, None]
-            drift = moved[which] - hand[which]
-            away = np.where(length > 1e-6, away, np.where(np.abs(drift).max(axis=1, keepdims=True) > 0, drift, [1, 0]))
-            away = away / np.sqrt((away * away).sum(axis=1, keepdims=True))
-            things[which, thing] = np.clip(moved[which] + CONTACT * away, 0.05, 0.95)
+        across, down = offset[..., 0], offset[..., 1]
+        distance = across * across
+        distance += down * down
+        np.sqrt(distance, out=distance)
+        touched = distance < CONTACT
+        # Of booleans, a > b is a and not b.
+        touched &= (closed > holds)[:, None]
+        held = np.where(closed, held, -1)
+        lane, thing = touched.nonzero()
+        if lane.size:
+            # Few things are touched at a time, so what follows works on them alone. REACH is less than CONTACT.
+            near = distance[lane, thing]
+            grasps = (near <= REACH) > (state["closed"][lanes] | heavy)[lane]
+            if np.count_nonzero(grasps):
+                grasping = lane[grasps]
+                held[grasping] = distance[grasping].argmin(axis=1)
+                pushed = held[lane] < 0
+                lane, thing, near = lane[pushed], thing[pushed], near[pushed]
+            away = offset[lane, thing]
+            under = (near <= 1e-6).nonzero()[0]
+            if under.size:
+                # A thing right under the hand goes where the hand goes, one under a hand at rest to the right.
+                drift = (moved - hand)[lane[under]]
+                drift[(drift == 0).all(axis=1)] = 1, 0
+                away[under], near[under] = drift, np.sqrt((drift * drift).sum(axis=1))
+            away /= near[:, None]
+            away *= CONTACT
+            away += moved[lane]
+            np.maximum(away, 0.05, out=away)
+            things[lane, thing] = np.minimum(away, 0.95, out=away)
         gap = things[rows, wanted] - goal
-        inside = np.maximum(np.abs(gap[:, 0]), np.abs(gap[:, 1])) <= ZONE
+        within = np.abs(gap) <= ZONE
+        inside = within[:, 0] & within[:, 1]
         mine = held == wanted
-        success = inside & ~mine
-        half = np.sqrt((gap * gap).sum(axis=1)) <= state["far"][lanes] / 2
-        first = state["first"][lanes] | np.where(heavy, touched[rows, wanted], mine)
-        state["second"][lanes] |= np.where(heavy, half & first, inside & mine) | success
-        state["first"][lanes] = first | success
+        success = inside > mine
+        if np.count_nonzero(heavy):
+            half = np.sqrt((gap * gap).sum(axis=1)) <= state["far"][lanes] / 2
+            first |= np.where(heavy, touched[rows, wanted], mine)
+            second |= np.where(heavy, half & first | success, inside)
+        else:
+            first |= mine
+            second |= inside
+        first |= success
         state["hand"][lanes], state["closed"][lanes], state["held"][lanes] = moved, closed, held
+        state["first"][lanes], state["second"][lanes] = first, second
         state["things"][lanes], state["success"][lanes] = things, success
         return success.astype(np.float32), success
 
@@ -289,35 +322,37 @@ class TableArrays(ArrayEnvironment):
 
     def states(self, lanes: Index) -> np.ndarray:
         state = self.state
-        hand, held = state["hand"][lanes], state["held"][lanes]
-        own = [hand, state["closed"][lanes][:, None], (held >= 0)[:, None]]
+        held = state["held"][lanes]
+        seen = np.empty((len(held), 9 if self.sees == "state" else 4), np.float32)
+        seen[:, :2], seen[:, 2], seen[:, 3] = state["hand"][lanes], state["closed"][lanes], held >= 0
         if self.sees == "state":
-            thing = state["things"][lanes][np.arange(len(held)), state["wanted"][lanes]]
-            own += [thing, state["goal"][lanes], state["heavy"][lanes][:, None]]
-        return np.concatenate(own, axis=1, dtype=np.float32)
+            seen[:, 4:6] = state["things"][lanes][np.arange(len(held)), state["wanted"][lanes]]
+            seen[:, 6:8], seen[:, 8] = state["goal"][lanes], state["heavy"][lanes]
+        return seen
 
     def pictures(self, lanes: Index) -> np.ndarray:
         state, art = self.state, _art(self.size)
         drawn = art.cloths[state["cloth"][lanes]]
         rows = np.arange(len(drawn))
-        zones = state["zones"][lanes]
+        x, y = self._corners(state["zones"][lanes], art.zones.shape[1])
+        colours = state["zone_colours"][lanes]
         for i in range(ZONES):
-            x, y = self._corner(zones[:, i], art.zones.shape[1])
-            paste(drawn, rows, x, y, art.zones[state["zone_colours"][lanes, i]])
-        things = state["things"][lanes]
+            paste(drawn, rows, x[:, i], y[:, i], art.zones[colours[:, i]])
+        x, y = self._corners(state["things"][lanes], art.things.shape[2])
+        shapes, colours = state["shapes"][lanes], state["colours"][lanes]
         for i in range(THINGS):
-            x, y = self._corner(things[:, i], art.things.shape[1])
-            looks = state["shapes"][lanes, i]
-            stencil(drawn, rows, x, y, art.things[looks], art.colours[state["colours"][lanes, i]])
-        x, y = self._corner(state["hand"][lanes], art.hands.shape[1])
-        dark = np.broadcast_to(art.dark, (len(rows), 3))
-        stencil(drawn, rows, x, y, art.hands[state["closed"][lanes].astype(np.int64)], dark)
+            look = shapes[:, i]
+            stencil(drawn, rows, x[:, i], y[:, i], art.around[look], art.things[look, colours[:, i]])
+        x, y = self._corners(state["hand"][lanes], art.hands.shape[1])
+        closed = state["closed"][lanes].astype(np.int64)
+        stencil(drawn, rows, x, y, art.around_hands[closed], art.hands[closed])
         return drawn
 
-    def _corner(self, middle: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
-        corner = np.rint(middle * self.size - side / 2).astype(np.int64)
-        corner = np.minimum(np.maximum(corner, 0), self.size - side)
-        return corner[:, 0], corner[:, 1]
+    def _corners(self, middles: np.ndarray, side: int) -> tuple[np.ndarray, np.ndarray]:
+        corners = np.rint(middles * self.size - side / 2).astype(np.int64)
+        np.maximum(corners, 0, out=corners)
+        np.minimum(corners, self.size - side, out=corners)
+        return corners[..., 0], corners[..., 1]
 
 
 # --- the expert ---
@@ -404,8 +439,6 @@ def _demonstrated(tasks: TableTasks, block: int) -> list[np.ndarray]:
 def _start(seeds: np.ndarray, variants: np.ndarray) -> State:
     """Tables at the start of n episodes: arrays ``[n, ...]``."""
     n = len(seeds)
-    shift = variants // 2
-    vision, execution = shift == 1, shift == 3
     kinds = len(COLOURS) * len(SHAPES)
     chance = uniform(seeds, kinds + len(COLOURS) + 9 + 20, stream=2)
     which = orders(chance[:, :kinds])[:, :THINGS]
@@ -413,40 +446,57 @@ def _start(seeds: np.ndarray, variants: np.ndarray) -> State:
     rest = chance[:, kinds + len(COLOURS) :]
     # Things and zones lie in different cells of a 3 x 3 grid.
     cell = orders(rest[:, :9])[:, : THINGS + ZONES]
-    jitter = (rest[:, 9:19].reshape(n, THINGS + ZONES, 2) - 0.5) * np.where(execution, 0.16, 0.1)[:, None, None]
-    places = np.stack([cell % 3, cell // 3], axis=2) * 0.3 + 0.2 + jitter
+    jitter = rest[:, 9:19].reshape(n, THINGS + ZONES, 2) - 0.5
     hand = 0.3 + 0.4 * rest[:, 19:21]
-    # At the edge: one coordinate, chosen by chance, is close to 0 or 1.
-    edge = np.where(rest[:, 21:22] < 0.5, 0.08 * rest[:, 19:20], 1 - 0.08 * rest[:, 19:20])
-    along = rest[:, 20:21]
-    outer = np.where(rest[:, 22:23] < 0.5, np.concatenate([edge, along], 1), np.concatenate([along, edge], 1))
-    angle = 2 * np.pi * rest[:, 23]
+    cloth = (rest[:, 26] * _CLOTHS).astype(np.int64)
+    spread, shove_at, shove = 0.1, np.full(n, _NEVER), np.zeros((n, 2))
+    shift = variants // 2
+    if np.count_nonzero(shift):
+        cloth += _CLOTHS * (shift == 1)
+        execution = shift == 3
+        spread = np.where(execution, 0.16, 0.1)[:, None, None]
+        hand = np.where(execution[:, None], _edge(rest[:, 19:23]), hand)
+        shove_at = np.where(execution, 4 + (rest[:, 27] * 6).astype(np.int64), _NEVER)
+        angle = 2 * np.pi * rest[:, 23]
+        shove = np.where(execution[:, None], 0.25 * np.stack([np.cos(angle), np.sin(angle)], axis=1), 0.0)
+    places = _CELLS[cell] + jitter * spread
     wanted, zone = (rest[:, 24] * THINGS).astype(np.int64), (rest[:, 25] * ZONES).astype(np.int64)
     rows = np.arange(n)
-    things, zones = places[:, :THINGS], places[:, THINGS:]
-    goal = zones[rows, zone]
+    # In memory the lane is last: operations on all lanes run along it.
+    things = np.array(places[:, :THINGS], order="F")
+    goal = np.array(places[rows, THINGS + zone], order="F")
+    way = things[rows, wanted] - goal
+    way *= way
+    colours, shapes = np.divmod(which, len(SHAPES))
     return {
         "seed": np.asarray(seeds, np.uint64),
-        "hand": np.where(execution[:, None], outer, hand),
+        "hand": np.array(hand, order="F"),
         "closed": np.zeros(n, bool),
         "held": np.full(n, -1),
-        "things": things.copy(),
-        "colours": which // len(SHAPES),
-        "shapes": which % len(SHAPES),
-        "zones": zones.copy(),
+        "things": things,
+        "colours": colours,
+        "shapes": shapes,
+        "zones": places[:, THINGS:].copy(),
         "zone_colours": zone_colours,
         "wanted": wanted,
         "zone": zone,
         "goal": goal,
-        "far": np.sqrt(((things[rows, wanted] - goal) ** 2).sum(axis=1)),
+        "far": np.sqrt(way[:, 0] + way[:, 1]),
         "heavy": variants % 2 == 1,
-        "cloth": (rest[:, 26] * _CLOTHS).astype(np.int64) + _CLOTHS * vision,
-        "shove_at": np.where(execution, 4 + (rest[:, 27] * 6).astype(np.int64), _NEVER),
-        "shove": 0.25 * np.stack([np.cos(angle), np.sin(angle)], axis=1),
+        "cloth": cloth,
+        "shove_at": shove_at,
+        "shove": shove,
         "first": np.zeros(n, bool),
         "second": np.zeros(n, bool),
         "success": np.zeros(n, bool),
     }
+
+
+def _edge(chance: np.ndarray) -> np.ndarray:
+    """Places close to the edge of the table, from ``[n, 4]`` random numbers: one coordinate is near 0 or 1."""
+    depth, along = 0.08 * chance[:, :1], chance[:, 1:2]
+    edge = np.where(chance[:, 2:3] < 0.5, depth, 1 - depth)
+    return np.where(chance[:, 3:4] < 0.5, np.concatenate([edge, along], 1), np.concatenate([along, edge], 1))
 
 
 def _names(state: State) -> tuple[str, str]:
@@ -464,13 +514,13 @@ class _Art:
     zones: np.ndarray
     """uint8 ``[colours, h, w, 3]``."""
     things: np.ndarray
-    """bool ``[shapes, h, w]``."""
+    """uint8 ``[shapes, colours, h, w, 3]``, 0 around the shape."""
+    around: np.ndarray
+    """uint8 ``[shapes, h, w, 3]``: 255 around the shape, else 0."""
     hands: np.ndarray
-    """bool ``[2, h, w]``: open, closed."""
-    colours: np.ndarray
-    """uint8 ``[colours, 3]``."""
-    dark: np.ndarray
-    """uint8 ``[3]``."""
+    """uint8 ``[2, h, w, 3]``: open, closed; 0 around the hand."""
+    around_hands: np.ndarray
+    """uint8 ``[2, h, w, 3]``: 255 around the hand, else 0."""
 
 
 @cache
@@ -490,13 +540,15 @@ def _art(size: int) -> _Art:
     zones = np.empty((len(colours), side, side, 3), np.uint8)
     zones[:] = colours[:, None, None]
     zones[:, 1:-1, 1:-1] = ((colours.astype(np.int64) + 2 * 250) // 3)[:, None, None]
+    shapes = np.array([_shape(name, max(5, round(0.15 * size))) for name in SHAPES])[..., None]
+    hands = np.array([_hand(closed, max(5, round(0.15 * size))) for closed in (False, True)])[..., None]
     return _Art(
         np.array(plain + elsewhere, np.uint8),
         zones,
-        np.array([_shape(name, max(5, round(0.15 * size))) for name in SHAPES]),
-        np.array([_hand(closed, max(5, round(0.15 * size))) for closed in (False, True)]),
-        colours,
-        np.array((15, 15, 15), np.uint8),
+        np.where(shapes[:, None], colours[:, None, None], 0).astype(np.uint8),
+        np.where(shapes, 0, np.full(3, 255)).astype(np.uint8),
+        np.where(hands, np.full(3, 15), 0).astype(np.uint8),
+        np.where(hands, 0, np.full(3, 255)).astype(np.uint8),
     )
 
 

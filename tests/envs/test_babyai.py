@@ -124,6 +124,22 @@ def test_the_picture_is_that_of_minigrids_own_wrapper():
     assert task.prompt[0] in shown
 
 
+@pytest.mark.parametrize("name", ["BabyAI-ActionObjDoor-v0", "BabyAI-UnlockPickup-v0", "BabyAI-PickupLoc-v0"])
+def test_pictures_are_what_minigrid_draws_wherever_the_agent_goes(name):
+    """Doors open, closed and locked, things carried and put down again: 200 random actions."""
+    environment = BabyAI(BabyAILevels((name,)), max_turns=201).make()
+    environment.reset(BabyAILevels((name,))[0], 0)
+    random, carried = np.random.default_rng(0), False
+    for action in random.choice([0, 1, 2, 2, 2, 3, 3, 4, 5], 200):
+        step = environment.step(command([action]))
+        level = environment._level
+        carried = carried or level.carrying is not None
+        assert np.array_equal(step.observation.content[0].pixels, level.get_pov_render(tile_size=8))
+        if step.terminated:
+            break
+    assert carried
+
+
 def test_time_is_up_after_max_turns():
     spec = BabyAI(max_turns=3)
     environment = spec.make()
@@ -174,10 +190,17 @@ def test_next_actions_without_noise_are_the_end_of_the_bots_way():
         world = replace(levels.task(0), info={"level": task.info["level"], "seed": task.info["seed"]})
         environment = BabyAI(tile=2).make()
         environment.reset(world, 0)
-        plan = [ACTIONS[i] for i in environment.plan(100)]
+        plan = environment.plan(100)
         t = task.info["step"]
         assert list(task.target["actions"]) == plan[t : t + 6]
-        assert [ACTIONS[int(i)] for i in task.gold[0][0].values[:, 0]] == plan[t : t + 6]
+        assert task.gold[0][0].values[:, 0].tolist() == plan[t : t + 6]
+
+
+@pytest.mark.parametrize("answer", ["commands", "words"])
+def test_next_actions_are_wanted_as_they_are_answered(answer):
+    for task in NextActions(answer=answer, tile=2, count=4):
+        output, wanted = task.gold[0], task.target["actions"]
+        assert actions_of(output) == [ACTIONS.index(one) if answer == "words" else one for one in wanted]
 
 
 def test_noise_takes_states_off_the_way():

@@ -156,8 +156,9 @@ class NextActions(Tasks):
     """A state and the bot's next actions from it, as tasks of one turn (VLN-R1).
 
     The bot walks through a world, now and then off its way; at a random moment the task is to say what it does next.
-    ``Task.prompt``: the mission and the pictures so far. ``Task.target``: ``actions``, ``horizon`` names of
-    ``ACTIONS``, "done" after the end. ``Task.info``: ``level``, ``seed``, ``step``.
+    ``Task.prompt``: the mission and the pictures so far. ``Task.target``: ``actions``, ``horizon`` of ``ACTIONS`` as
+    they are answered (indices for "commands", names for "words"), "done" after the end. ``Task.info``: ``level``,
+    ``seed``, ``step``. The last 2048 tasks are kept.
     """
 
     levels: tuple[str, ...] = ("BabyAI-GoToLocal-v0",)
@@ -187,22 +188,28 @@ class NextActions(Tasks):
         return self.count
 
     def task(self, index: int) -> Task:
+        return _next_actions(self, index)
+
+    def split(self, name: Split) -> NextActions:
+        return replace(self, part=name)
+
+    def moment(self, index: int) -> Task:
+        """The task, worked out anew."""
         name = self.levels[index % len(self.levels)]
         seed = level_seed(self.seed, name, self.part, index)
         facts = _facts(name, seed)
         wanted = int(numpy_generator(seed, "moment").integers(max(1, facts.shortest)))
         level, bot, taken, frames = self._walk(name, seed, wanted)
-        actions = [ACTIONS[i] for i in _follow(level, bot, self.horizon, taken)]
-        actions += ["done"] * (self.horizon - len(actions))
-        gold = command([ACTIONS.index(action) for action in actions])
+        planned = _follow(level, bot, self.horizon, taken)
+        planned += [DONE] * (self.horizon - len(planned))
+        actions: tuple[int | str, ...] = tuple(planned)
+        gold = command(planned)
         if self.answer == "words":
-            gold = (Text(f"<answer>{' '.join(actions)}</answer>"),)
+            actions = tuple(ACTIONS[i] for i in planned)
+            gold = (Text(f"<answer>{' '.join(ACTIONS[i] for i in planned)}</answer>"),)
         info = {"level": name, "seed": seed, "step": len(frames) - 1}
         task = f"next-{name}-{self.seed}-{self.part}-{index}"
-        return Task(task, (Text(facts.mission), *self.frames.shown(frames)), {"actions": tuple(actions)}, (gold,), info)
-
-    def split(self, name: Split) -> NextActions:
-        return replace(self, part=name)
+        return Task(task, (Text(facts.mission), *self.frames.shown(frames)), {"actions": actions}, (gold,), info)
 
     def _walk(self, name: str, seed: int, steps: int) -> tuple[Any, Any, int | None, list[np.ndarray]]:
         """The world after so many steps, or at the last moment before the walk ended it; the bot and the last action
@@ -210,29 +217,34 @@ class NextActions(Tasks):
         """
         random = numpy_generator(seed, "walk")
         level = _world(name)
-        _reset(level, seed)
+        seen = _reset(level, seed)
         bot = _bot(level)
-        frames = [_picture(level, self.view, self.tile)]
+        frames = [_picture(level, seen, self.view, self.tile)]
         taken: int | None = None
         for k in range(steps):
             planned = int(bot.replan(taken))
             stray, other = random.random(), int(random.integers(STEERING))
             taken = other if stray < self.noise else planned
-            _, _, ended, _, _ = level.step(taken)
+            seen, _, ended, _, _ = level.step(taken)
             if ended:
                 return self._walk(name, seed, k)
-            frames.append(_picture(level, self.view, self.tile))
+            frames.append(_picture(level, seen, self.view, self.tile))
         return level, bot, taken, frames
+
+
+@lru_cache(maxsize=2048)
+def _next_actions(tasks: NextActions, index: int) -> Task:
+    return tasks.moment(index)
 
 
 @dataclass(frozen=True)
 class BabyAI(EnvironmentSpec):
     """A world, a mission and up to ``max_turns`` turns; 1 is paid when the mission is accomplished, which ends it.
 
-    ``Turn.info`` (see ``saccade.evaluate.episodes``): ``valid``, ``success``, ``steps``, ``path``, ``shortest``, and
-    for missions "go to" ``distance`` (actions to the nearest goal; left out where it is out of reach) and ``reached``
-    (whether the agent ever stood next to a goal, whichever way it looked). ``outcome``: "failure" where the level says
-    that the mission cannot be accomplished any more, which ends the episode too.
+    ``Turn.info`` (see ``saccade.evaluate.episodes``): ``valid``, ``success``, ``steps``, ``actions``, ``path``,
+    ``shortest``, and for missions "go to" ``distance`` (actions to the nearest goal; left out where it is out of reach)
+    and ``reached`` (whether the agent ever stood next to a goal, whichever way it looked). ``outcome``: "failure" where
+    the level says that the mission cannot be accomplished any more, which ends the episode too.
     """
 
     tasks: Tasks = field(default_factory=BabyAILevels)
@@ -271,6 +283,7 @@ class BabyAIEnvironment(Environment):
         self._spec = spec
         self._worlds: dict[str, Any] = {}
         self._level: Any = None
+        self._seen: Any = None
         self._facts = Facts("", 0, None, ())
         self._ways: Ways | None = None
         self._plan: list[int] | None = None
@@ -285,7 +298,7 @@ class BabyAIEnvironment(Environment):
         if name not in self._worlds:
             self._worlds[name] = _make(name)
         self._level = self._worlds[name]
-        _reset(self._level, int(task.info["seed"]))
+        self._seen = _reset(self._level, int(task.info["seed"]))
         self._facts = _facts(name, int(task.info["seed"]))
         self._ways, self._plan = self._facts.ways, None
         self._turn = self._path = 0
@@ -299,7 +312,7 @@ class BabyAIEnvironment(Environment):
         actions = actions_of(output)
         ended, paid, steps = False, 0.0, 0
         for action in (actions or [])[: self._spec.chunk]:
-            _, paid, ended, _, _ = self._level.step(action)
+            self._seen, paid, ended, _, _ = self._level.step(action)
             steps += 1
             self._moved(action)
             if ended:
@@ -314,6 +327,7 @@ class BabyAIEnvironment(Environment):
             "valid": actions is not None,
             "success": success,
             "steps": steps,
+            "actions": " ".join(ACTIONS[action] for action in (actions or [])[:steps]),
             "path": self._path,
             "shortest": self._facts.shortest,
         }
@@ -365,7 +379,7 @@ class BabyAIEnvironment(Environment):
         return self._level.instrs.desc.obj_poss if self._facts.targets else ()
 
     def _look(self) -> None:
-        picture = _picture(self._level, self._spec.view, self._spec.tile)
+        picture = _picture(self._level, self._seen, self._spec.view, self._spec.tile)
         if self._spec.frames == Frames():
             self._frames = [picture]
         else:
@@ -504,15 +518,30 @@ def _make(name: str) -> Any:
     return level
 
 
-def _reset(level: Any, seed: int) -> None:
+def _reset(level: Any, seed: int) -> Any:
+    """What the agent sees of the world with this seed."""
     with redirect_stdout(io.StringIO()):  # levels print each world they reject
-        level.reset(seed=seed)
+        return level.reset(seed=seed)[0]
 
 
-def _picture(level: Any, view: View, tile: int) -> np.ndarray:
-    if view == "egocentric":
-        return level.get_pov_render(tile_size=tile)
-    return level.get_frame(highlight=False, tile_size=tile)
+def _picture(level: Any, seen: Mapping[str, Any], view: View, tile: int) -> np.ndarray:
+    """The world as it is now; ``seen`` is what the level's last step or reset said."""
+    if view == "full":
+        return level.get_frame(highlight=False, tile_size=tile)
+    # What get_pov_render draws, from the cells that the level has found already: several times as fast.
+    cells = seen["image"]
+    side = len(cells)
+    agent = (side // 2, side - 1)
+    rows = [[_cell(*cells[x, y].tolist(), (x, y) == agent, tile) for x in range(side)] for y in range(side)]
+    return np.array(rows).transpose(0, 2, 1, 3, 4).reshape(side * tile, side * tile, 3)
+
+
+@lru_cache(maxsize=4096)
+def _cell(kind: int, colour: int, state: int, agent: bool, tile: int) -> np.ndarray:
+    """Pixels of a cell in the agent's view; kind 0 is out of sight."""
+    grid = required("minigrid.core.grid", "navigation").Grid
+    thing = required("minigrid.core.world_object", "navigation").WorldObj.decode(kind, colour, state)
+    return grid.render_tile(thing, agent_dir=3 if agent else None, highlight=kind > 0, tile_size=tile).astype(np.uint8)
 
 
 def _bot(level: Any) -> Any:

@@ -73,8 +73,8 @@ class Doom(EnvironmentSpec):
 
     Success as in R2R (Anderson et al., arXiv:1711.07280): "stop" with a geodesic distance of at most ``near``; "stop"
     anywhere else ends the episode without pay. ``Turn.info`` (see ``saccade.evaluate.episodes``), lengths in map
-    units: ``valid``, ``success``, ``steps``, ``path`` (what was walked), ``shortest``, ``distance``, ``reached``
-    (``distance <= near`` after any command so far), ``place`` (x, y, degrees).
+    units: ``valid``, ``success``, ``steps``, ``actions``, ``path`` (what was walked), ``shortest``, ``distance``,
+    ``reached`` (``distance <= near`` after any command so far), ``place`` (x, y, degrees).
 
     Each lane runs an engine of its own, which takes seconds to start: closed environments keep theirs for the next.
     """
@@ -162,6 +162,7 @@ class DoomEnvironment(Environment):
             "valid": actions is not None,
             "success": success,
             "steps": steps,
+            "actions": " ".join(ACTIONS[action] for action in (actions or [])[:steps]),
             "path": self._path,
             "shortest": self._shortest,
             "distance": distance,

@@ -6,6 +6,7 @@ They read ``Turn.info``, in which environments note (all optional unless a metri
 ``success``       bool: the task is done, as far as the environment can tell after this turn
 ``valid``         bool: the output could be read; False: it was answered without an effect
 ``steps``         int: commands of this turn that were carried out
+``actions``       str: their names, in order, where they have some; galleries show them
 ``path``          number: length of the way so far, in the environment's unit (actions, map units)
 ``shortest``      number: length of the shortest way from the start to success, in the same unit
 ``distance``      number: what is left of the way to the goal after this turn, in the environment's unit

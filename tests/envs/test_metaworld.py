@@ -8,7 +8,7 @@ pytest.importorskip("metaworld", reason="metaworld is not installed (saccade[man
 from saccade.core.content import Array, Image, Text
 from saccade.core.errors import ConfigError, DataError
 from saccade.envs.gym import command
-from saccade.envs.metaworld import INSTRUCTIONS, WORDS, ArmExpert, ArmTasks, MetaWorld, TopView
+from saccade.envs.metaworld import INSTRUCTIONS, WORDS, ArmExpert, ArmTasks, MetaWorld, TopView, _another, _make
 from saccade.testing import check_environment
 
 NAMES = tuple(INSTRUCTIONS)
@@ -96,6 +96,22 @@ def test_chunks_are_carried_out_as_rehearsed():
     three = play(replace(spec, chunk=3).make(), spec.tasks[0], ArmExpert(3))
     assert three[-1].info["path"] == one[-1].info["path"]
     assert np.array_equal(state_of(three[-1].observation), state_of(one[-1].observation))
+
+
+def test_a_copied_simulator_moves_like_one_that_was_made_anew():
+    spec = MetaWorld(ArmTasks(("door-open-v3",)), chunk=40)
+    random = np.random.default_rng(0)
+    given = command(random.uniform(-1, 1, (40, 4)))
+    ends = []
+    for make in (lambda: _make("door-open-v3", None), lambda: _another("door-open-v3", None)):
+        environment = spec.make()
+        environment._arms["door-open-v3"] = make()
+        for i in (0, 1):
+            environment.reset(spec.tasks[i], 0)
+            ends.append(state_of(environment.step(given).observation))
+    assert np.array_equal(ends[0], ends[2])
+    assert np.array_equal(ends[1], ends[3])
+    assert not np.array_equal(ends[0], ends[1])
 
 
 def test_time_limits_truncate_and_malformed_outputs_are_answered():

@@ -11,8 +11,8 @@ from saccade.core.errors import ConfigError, DataError
 from saccade.core.policy import PolicySpec
 from saccade.core.schedule import Cosine
 from saccade.core.trajectory import Task
-from saccade.envs.actions import Action, read_action
-from saccade.envs.screens import VOCABULARY, Look
+from saccade.envs.actions import Action, NoAction, read_action
+from saccade.envs.screens import DIRECTIONS, VOCABULARY, WORDS, Look
 from saccade.feeds.demonstrations import Demonstrations, Gold, Script
 from saccade.objectives.regression import NLL
 from saccade.policies.token.hf import HFVisionLanguage
@@ -57,26 +57,73 @@ class Snapped(Script):
         return written(action)
 
 
+@dataclass(frozen=True)
+class Distracted(Snapped):
+    """``Snapped``; before each action, with probability 1 - ``right``, one of its kind that heeds nothing comes first.
+
+    That is any word typed, any direction scrolled, or a click anywhere. Where one action ends the episode, it takes the
+    place of the right one; elsewhere the demonstrator mostly tries again.
+    """
+
+    right: float = 0.5
+    side: int = 64
+    """Pixels a side of the screen."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.right <= 1:
+            raise ConfigError(f"right must be in [0, 1], got {self.right}")
+        if self.side < 1:
+            raise ConfigError(f"side must be >= 1, got {self.side}")
+
+    def __call__(self, task: Task, random: np.random.Generator) -> tuple[Content, ...]:
+        outputs: list[Content] = []
+        for output in super().__call__(task, random):
+            if random.random() >= self.right:
+                outputs.append(written(self._stray(read_action(text_of(output)), random)))
+            outputs.append(output)
+        return tuple(outputs)
+
+    def _stray(self, action: Action | NoAction, random: np.random.Generator) -> Action:
+        if isinstance(action, Action) and action.type == "type":
+            return Action("type", text=WORDS[random.integers(len(WORDS))])
+        if isinstance(action, Action) and action.type == "scroll":
+            return Action("scroll", direction=DIRECTIONS[random.integers(len(DIRECTIONS))])
+        x, y = random.integers(self.side // self.grid, size=2) * float(self.grid)
+        return Action("click", point=(float(x), float(y)))
+
+
 def written(action: Action) -> Content:
     """An action as the tiny policy writes it."""
     return (Text(ANSWER.replace("{action}", str(action))),)
 
 
 def look(size: Size) -> Look:
-    return Look(size=pick(size, tiny=64, base=256), icon=pick(size, tiny=9, base=24), icons=3)
+    """Screens of the base size hold three icons; the tiny size one beside other things: it cannot tell icons apart."""
+    return Look(size=pick(size, tiny=64, base=256), icon=pick(size, tiny=13, base=24), icons=pick(size, tiny=1, base=3))
 
 
 def policy(size: Size) -> PolicySpec:
-    """The checkpoint, or a network that sees 8 x 8 pixels at a time: about an icon."""
+    """The checkpoint, or a network that sees 16 x 16 pixels at a time: half of the place that a widget may take."""
     if size == "base":
         return HFVisionLanguage(CHECKPOINT, dtype="bfloat16")
-    return TinyVLM(width=64, patch=8, side=64, bins=64 // GRID, words=VOCABULARY)
+    return TinyVLM(width=64, patch=16, side=64, bins=64 // GRID, words=VOCABULARY)
 
 
-def warm_up(size: Size, steps: int, script: Script = Snapped(), groups: int = 32) -> dict[str, Stage]:
-    """Supervised start of the tiny network on demonstrations; the checkpoint brings along what it needs."""
+def warm_up(
+    size: Size, steps: int, script: Script = Snapped(), groups: int = 32, *, distracted: int = 0
+) -> dict[str, Stage]:
+    """Supervised start of the tiny network on demonstrations; the checkpoint brings along what it needs.
+
+    After it come ``distracted`` steps with a demonstrator whose every other action heeds nothing, so that there is
+    something left to learn whichever way the first steps went.
+    """
     if size == "base":
         return {}
     train = Train(steps=steps, groups=groups, group_size=1, lr=2.5e-3, lr_schedule=Cosine(end=0.1, warmup=20))
     feed = Demonstrations(script=script)
-    return {"warm_up": Stage(feed=feed, objective={"nll": NLL()}, train=train, average="action", rewards={})}
+    first = Stage(feed=feed, objective={"nll": NLL()}, train=train, average="action", rewards={})
+    if not distracted:
+        return {"warm_up": first}
+    train = replace(train, steps=distracted, lr=1e-3)
+    return {"warm_up": first, "distract": replace(first, feed=Demonstrations(script=Distracted()), train=train)}

@@ -365,8 +365,8 @@ class Browsers:
     count: int = 2
     """Browser processes, each with one process that runs its pages."""
     tabs: int = 4
-    """Pages open at a time in each. More episodes than that are possible: they take turns, and an episode whose page
-    was given to another repeats its actions."""
+    """Pages open at a time in each, of about 15 MB. More episodes than that are possible: they take turns, and one
+    whose page was given to another repeats its actions, which doubles its time and more."""
     timeout_s: float = 30.0
     """Seconds after which a page that does not answer counts as hung."""
     retries: int = 2
@@ -375,8 +375,8 @@ class Browsers:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ConfigError(f"browsers.count must be >= 1, got {self.count}")
-        if not 1 <= self.tabs <= 8:
-            raise ConfigError(f"browsers.tabs must be in [1, 8], got {self.tabs}")
+        if not 1 <= self.tabs <= 64:
+            raise ConfigError(f"browsers.tabs must be in [1, 64], got {self.tabs}")
         if not self.timeout_s > 0:
             raise ConfigError(f"browsers.timeout_s must be > 0, got {self.timeout_s}")
         if self.retries < 0:
@@ -419,7 +419,9 @@ class BrowserPool:
 
     def __init__(self, settings: Browsers) -> None:
         self.settings = settings
-        self.workers = ThreadPoolExecutor(settings.count * settings.tabs, thread_name_prefix="saccade-tab")
+        self.size = settings.count * settings.tabs
+        """Tabs there can be at a time."""
+        self.workers = ThreadPoolExecutor(self.size, thread_name_prefix="saccade-tab")
         self._processes = [_Process() for _ in range(settings.count)]
         self._slots = [Slot(process) for _ in range(settings.tabs) for process in self._processes]
         self._change = threading.Condition()

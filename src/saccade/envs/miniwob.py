@@ -20,7 +20,7 @@ import numpy as np
 
 from saccade.core.content import Content, Image, Text, text_of
 from saccade.core.environment import Environment, EnvironmentSpec, Split, Step, Tasks, VectorEnvironment, name_task
-from saccade.core.errors import ConfigError
+from saccade.core.errors import ConfigError, DataError
 from saccade.core.random import fold_in
 from saccade.core.trajectory import Observation, Task
 from saccade.envs import drawing
@@ -44,8 +44,8 @@ ASIDE = (400.0, 280.0)
 """Where the pointer is when an episode begins: right of the page."""
 
 CLEAN = frozenset({
-    "click-button", "click-checkboxes", "click-color", "click-link", "click-option", "click-test", "click-test-2",
-    "enter-text", "focus-text", "focus-text-2", "login-user",
+    "click-button", "click-button-sequence", "click-checkboxes", "click-collapsible", "click-color", "click-link",
+    "click-option", "click-test", "click-test-2", "enter-text", "focus-text", "focus-text-2", "login-user",
 })  # fmt: skip
 """Pages that begin a new episode as if they had been loaded anew, whatever was done on them; the others are loaded anew
 for each episode, at ten times the cost. A test compares the two."""
@@ -239,6 +239,8 @@ class MiniWoBEnvironment(Environment):
         self.task: Task | None = None
         self.asked = ""
         """What the page asks in this episode."""
+        self.turn = 0
+        """Turns taken in this episode."""
         self._done: list[Action] = []
         self._image = Image(np.zeros((1, 1, 3), np.uint8))
         self._malformed = 0
@@ -246,7 +248,7 @@ class MiniWoBEnvironment(Environment):
     def reset(self, task: Task, seed: int) -> Observation:
         """Begin an episode; it depends on the task only, which holds the page's seed."""
         self.close()
-        self.task, self._done, self._malformed = task, [], 0
+        self._begin(task)
 
         def first(tab: Tab) -> np.ndarray:
             return tab.screenshot(WIDTH, HEIGHT)
@@ -257,11 +259,12 @@ class MiniWoBEnvironment(Environment):
     def follow(self, other: MiniWoBEnvironment) -> Observation:
         """Begin the episode that ``other`` has just begun; the page is loaded when it is needed."""
         self.close()
-        self.task, self._done, self._malformed = other.task, [], 0
+        self._begin(other.task)
         self.asked, self._image = other.asked, other._image
         return self._observed(Text(self.asked))
 
     def step(self, output: Content) -> Step:
+        self.turn += 1
         action = read_action(text_of(output))
         if isinstance(action, NoAction):
             return self._refused(action.reason)
@@ -291,6 +294,9 @@ class MiniWoBEnvironment(Environment):
     def close(self) -> None:
         """Give back the tab; the browsers stay for the next episode."""
         self._pool.release(self)
+
+    def _begin(self, task: Task | None) -> None:
+        self.task, self.turn, self._done, self._malformed = task, 0, [], 0
 
     @property
     def _pool(self) -> BrowserPool:
@@ -359,9 +365,11 @@ class MiniWoBLanes(VectorEnvironment):
     def __init__(self, spec: MiniWoB) -> None:
         self._spec = spec
         self._lanes: list[MiniWoBEnvironment] = []
+        self._pages: list[str] = []
 
     def reset(self, tasks: Sequence[Task], seeds: Sequence[int]) -> list[Observation | None]:
         self._lanes += [self._spec.make() for _ in range(len(tasks) - len(self._lanes))]
+        self._pages = [task.info["page"] for task in tasks]
         leaders: dict[str, int] = {}
         for lane, task in enumerate(tasks):
             leaders.setdefault(task.id, lane)
@@ -393,7 +401,12 @@ class MiniWoBLanes(VectorEnvironment):
                     name_task(error, environment.task)
                 raise
 
-        return list(self._spec.browsers.pool().workers.map(one, lanes, values))
+        # Loading a page takes ten times as long as a step: what a worker does in turn is on one page or two.
+        pool = self._spec.browsers.pool()
+        order = sorted(range(len(lanes)), key=lambda i: self._pages[lanes[i]])
+        shares = [share.tolist() for share in np.array_split(np.array(order, dtype=int), pool.size)]
+        found = pool.workers.map(lambda share: [(i, one(lanes[i], values[i])) for i in share], shares)
+        return [value for _, value in sorted((pair for share in found for pair in share), key=lambda pair: pair[0])]
 
 
 def _noted(action: Action) -> dict[str, Any]:
@@ -446,6 +459,8 @@ SCRIPTS = {
         const open = panels.find(panel => panel.getClientRects().length);
         return open ? [...open.querySelectorAll('.alink')].find(link => link.textContent === quoted[0])
           : get('#area ul a[href="#' + panels[0].id + '"]');""",
+    "click-button-sequence": "return get(buttonsPushed.length ? '#subbtn2' : '#subbtn');",
+    "click-collapsible": "return get(get('.ui-accordion-content').getClientRects().length ? '#subbtn' : '#area h3');",
     "click-checkboxes": SELECT.replace("COMPARED", "!==") + "return wrong || get('#subbtn');",
     "click-option": SELECT.replace("COMPARED", "<") + "return wrong || get('#subbtn');",
     "click-dialog": "return get('button.ui-button');",
@@ -505,12 +520,15 @@ class MiniWoBExpert:
         if not self.grid > 0:
             raise ConfigError(f"expert.grid must be > 0, got {self.grid}")
 
-    def outputs(self, environment: MiniWoBEnvironment) -> Content:
+    def outputs(self, environment: Environment) -> Content:
         """The output of the next turn, given the page as it is now.
 
         Raises:
+            DataError: the environment is another one.
             ConfigError: no solution is known for the page.
         """
+        if not isinstance(environment, MiniWoBEnvironment):
+            raise DataError(f"this expert acts on MiniWoB, got {type(environment).__name__}")
         page = environment.task.info["page"] if environment.task else None
         if page not in SCRIPTS:
             raise ConfigError(f"tasks.names must be pages the expert solves, {', '.join(SCRIPTS)}; got {page!r}")

@@ -58,8 +58,8 @@ def cut(name, arm="with", **more):
         "train.groups": 3,
         "train.group_size": 4,
     }
-    if "distract" in recipe.stages:
-        small |= {"stages.distract.train.steps": 2, "stages.distract.train.groups": 4}
+    for later in {"distract", "hesitation"} & set(recipe.stages):
+        small |= {f"stages.{later}.train.steps": 2, f"stages.{later}.train.groups": 4}
     return config.overlay(recipe, small | more)
 
 
@@ -90,6 +90,8 @@ def test_both_arms_train_in_a_real_browser(arm):
         "env.browsers.tabs": browsers.tabs,
         "stages.warm_up.feed.count": 3,
         "stages.warm_up.feed.batch": 3,
+        "stages.hesitation.feed.count": 3,
+        "stages.hesitation.feed.batch": 3,
         "train.group_size": 2,
         "feed.refill": 0,
     }

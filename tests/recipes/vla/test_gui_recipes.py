@@ -167,7 +167,7 @@ def test_hesitant_demonstrations_scroll_and_give_up_as_often_as_said():
     """Of 40 turns or so 45 % scroll; the others click and succeed, unless they give up (10 %)."""
     small = {"env.browsers.count": 1, "env.browsers.tabs": 3}
     recipe = config.overlay(catalogue()["mobilegui_rl"].make("tiny"), small)
-    expert, env = recipe.stages["warm_up"].feed.expert, recipe.env
+    expert, env = recipe.stages["hesitation"].feed.expert, recipe.env
     try:
         shown = demonstrate(None, expert, env, [env.tasks[i] for i in range(15)], range(15))
         environment = env.make()

@@ -1,5 +1,7 @@
 """Recipes of navigation and manipulation: cut down to seconds, both arms run; what their own classes say."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,6 +11,7 @@ from saccade.core import config
 from saccade.core.content import Array, Text
 from saccade.core.errors import ConfigError
 from saccade.core.metric import Models
+from saccade.core.policy import LocalActor, Sampling
 from saccade.core.trajectory import Prompt, Task, Trajectory, Turn
 from saccade.envs.babyai import BabyAI, BabyAILevels, Frames, NextActions
 from saccade.envs.tabletop import SHIFTS, TableTasks
@@ -16,12 +19,14 @@ from saccade.evaluate.episodes import Success
 from saccade.evaluate.run import evaluate
 from saccade.experiment import _stage_key, start_policy
 from saccade.learn.loop import Run, train
+from saccade.policies.motor.seeing import Looking
 from saccade.policies.motor.tiny import TinyVLA
 from saccade.recipes.vla.moving import ARM_UNITS
 from saccade.recipes.vla.rlvla import Along, EveryShift, GraspPotential
 from saccade.recipes.vla.tgrpo import StageAndDistance
 from saccade.recipes.vla.vln_r1 import SayThenWalk
 from saccade.rewards.match import ProgressDelta
+from saccade.rollout.lockstep import rollout
 
 CPU = torch.device("cpu")
 NEEDS = {"ript_vla": "metaworld", "flare": "minigrid", "vln_r1": "minigrid", "tgrpo": "numpy", "rlvla": "numpy"}
@@ -191,3 +196,27 @@ def test_saying_takes_one_turn_and_walking_goes_through_the_world():
     assert [step.info["steps"] for step in steps] == [2, 2, 2], "two of the six are executed"
     assert not any(step.terminated for step in steps) and steps[-1].truncated
     environment.close()
+
+
+@pytest.mark.parametrize("answer", ["commands", "words"])
+def test_the_experts_own_answer_earns_all_that_vln_r1_pays(answer):
+    """1 + 0.8 + 0.8^2 + ... + 0.8^5 = (1 - 0.8^6) / (1 - 0.8) = 3.68928."""
+    recipe = made("vln_r1")
+    task = replace(recipe.env.tasks, answer=answer)[0]
+    one = torch.zeros(1)
+    said = Turn(task.gold[0], None, one, one.bool(), one.long())
+    (score,) = recipe.rewards["match"]([Trajectory(Prompt(task, task.prompt), [said])])
+    assert score.value == pytest.approx(3.68928)
+
+
+def test_a_walker_of_vln_r1_sees_where_it_is_now():
+    recipe = cut(made("vln_r1"))
+    policy = recipe.policy.build(CPU)
+    walk = recipe.evaluation.tasks[0]
+    (group,) = rollout(LocalActor(policy), recipe.env, [walk], group_size=1, sampling=Sampling(), seeds=[0])
+    trajectory = next(iter(group))
+    for k in range(1, len(trajectory.turns)):
+        looking = Looking(policy.trunk.expected, policy.trunk.words)
+        looking.context(trajectory.context(k))
+        (shown,) = trajectory.turns[k - 1].observation.content
+        assert np.array_equal(looking.rows.pixels[looking.rows.frame[0][-1]], shown.pixels)

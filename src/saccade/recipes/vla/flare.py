@@ -3,9 +3,9 @@
 Mechanism: PPO on a sparse reward starts from a policy cloned from an expert and keeps it: the critic is a network of
 its own, it alone learns in the first steps (value warm-up), the entropy bonus is 0 and the step size is small.
 
-Without it: PPO as it is used from scratch in these worlds (MiniGrid's starter code): an entropy bonus of 0.01, a step
-size of 1e-3 and no value warm-up. The untrained critic's advantages and the bonus drive the policy away from what was
-cloned before reward can hold it.
+Without it: PPO as it is used from scratch in such worlds (rl-starter-files for MiniGrid): an entropy bonus of 0.01, a
+step size of 7e-4 and no value warm-up. In the paper the untrained critic's advantages and the bonus drive the policy
+away from what was cloned before reward can hold it.
 
 Differences: a small network of the present and the last two pictures in place of SPOC's transformer over DINOv2
 features, BabyAI in place of ProcTHOR, neither of which is there in the base size either. The other arm's critic is a
@@ -61,9 +61,11 @@ def flare(size: Size = "tiny") -> Recipe:
             without={
                 "objective.pg.schedule.steps": 0,
                 "objective.entropy": bonus,
-                "train.lr": pick(size, tiny=1e-3, base=3e-4),
+                "train.lr": pick(size, tiny=7e-4, base=3e-4),
             },
             note="Success on held-out worlds, sampled; equal rollouts, so that the warm-up costs the first arm updates "
-            "of its policy. The cloned policy's success stands before training.",
+            "of its policy. The cloned policy's success stands before training. World, discount, scale of the reward "
+            "and the first arm's step size were chosen by pilots with seed 0; the other arm's was lowered from 1e-3 to "
+            "its source's 7e-4 after the first pilot. No dip below the cloned policy was seen in pilots of either arm.",
         ),
     )

@@ -7,7 +7,7 @@ demonstrations.
 
 Without it: the same objective on all groups, uniform ones included, which take part in the mean and have no gradient.
 Both arms make as many updates and as many rollouts: here a step takes the 17 groups that rejection draws on average
-to keep 8. What is left of rejection at equal cost is that the kept batch has the same size in every step, and that
+to keep 7. What is left of rejection at equal cost is that the kept batch has the same size in every step, and that
 nothing is spent on differentiating groups that have no gradient.
 
 Differences: the policy is a small network that reads Meta-World's state in place of QueST or OpenVLA-OFT on LIBERO,
@@ -57,8 +57,8 @@ def ript_vla(size: Size = "tiny") -> Recipe:
         ablation=Ablation(
             metric="success",
             without={"feed.select": {"class": "saccade.feeds.on_policy.Everything"}, "train.groups": 17},
-            note="Equal updates and, on average, equal rollouts: rejection drew 17 groups a step to keep 8 in the first "
-            "ten steps of a pilot with seed 1, so the arm without takes all of 17. Before, the start was cloned from 5 "
+            note="Equal updates and, on average, equal rollouts: rejection drew 17 groups a step to keep 6.6 in the "
+            "first ten steps of a pilot with seed 1, so the arm without takes all of 17. Before, the start was cloned from 5 "
             "demonstrations in 100 steps: one seed in two learned nothing, since it met the goal by chance only.",
         ),
     )

@@ -31,6 +31,7 @@ def say(*rows):
         Tabletop(TableTasks(pushing=0.5, shift="execution"), sees="state", keep=2),
         Tabletop(TableTasks(shift="vision"), size=64),
         Tabletop(TableTasks(shift="language", pushing=1)),
+        Tabletop(TableTasks(things=2), sees="both", slip=0.5),
     ],
 )
 def test_environment_keeps_its_contract(spec):
@@ -235,6 +236,19 @@ def test_the_vocabulary_has_every_word():
     assert words <= set(VOCABULARY)
 
 
+@pytest.mark.parametrize("things", [1, 2, 3])
+def test_a_table_has_as_many_things_as_its_tasks_say(things):
+    """Every thing is named by some instruction; tasks with another number of things are refused."""
+    tasks = TableTasks(count=40, things=things)
+    spec = Tabletop(tasks, sees="state")
+    program = spec.make_vector()
+    program.reset(tasks[:40], [0] * 40)
+    assert program.state["things"].shape == (40, things, 2)
+    assert set(program.state["wanted"].tolist()) == set(range(things))
+    with pytest.raises(ConfigError, match="must come from a task set with the settings"):
+        spec.make().reset(TableTasks(things=1 + things % 3)[0], 0)
+
+
 def test_one_environment_plays_tasks_of_all_shifts():
     """A recipe evaluates elsewhere than it trains, in the same environment."""
     spec = Tabletop()
@@ -288,6 +302,23 @@ def test_a_noisy_expert_is_repeatable_and_still_succeeds_mostly():
     assert done.mean() > 0.9
 
 
+def test_a_slip_disturbs_the_hand_alike_at_the_same_moment_and_the_expert_corrects_it():
+    """Commands of no movement move the hand by at most 0.5 SPEED, both members of a pair alike; grips are obeyed."""
+    tasks = TableTasks(count=64)
+    slipping = Tabletop(tasks, sees="state", slip=0.5).make_vector()
+    slipping.reset([task for task in tasks for _ in range(2)], [0] * 128)
+    before = slipping.state["hand"].copy()
+    slipping.step_arrays(np.tile(np.array([0, 0, 1], np.float32), (128, 1)))
+    moved = (slipping.state["hand"] - before).reshape(64, 2, 2)
+    np.testing.assert_array_equal(moved[:, 0], moved[:, 1])
+    assert 0.4 * SPEED < np.abs(moved).max() <= 0.5 * SPEED + 1e-9 and slipping.state["closed"].all()
+    assert (moved > 0).any() and (moved < 0).any() and not (moved[..., 0] == moved[..., 1]).any()
+    done, expert = np.zeros(128, bool), TableExpert()
+    for _ in range(29):
+        done |= slipping.step_arrays(expert.actions(slipping))[2]
+    assert done.mean() > 0.95
+
+
 def test_the_expert_refuses_other_environments():
     with pytest.raises(DataError, match="this expert acts on the table"):
         TableExpert().outputs(Screens().make())
@@ -298,6 +329,8 @@ def test_the_expert_refuses_other_environments():
     [
         (lambda: TableTasks(pushing=2), r"tasks.pushing must be in \[0, 1\], got 2"),
         (lambda: TableTasks(shift="sound"), "tasks.shift must be none, vision, language or execution"),
+        (lambda: TableTasks(things=4), "tasks.things must be in 1 .. 3, got 4"),
+        (lambda: Tabletop(slip=1.5), r"env.slip must be in \[0, 1\], got 1.5"),
         (lambda: Tabletop(sees="smells"), "env.sees must be pixels, state or both"),
         (lambda: Tabletop(size=8), "env.size must be in 24 .. 256"),
         (lambda: Tabletop(limit=0), "env.max_turns and limit must be >= 1"),

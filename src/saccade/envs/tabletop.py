@@ -50,6 +50,7 @@ COLOURS = {
 }
 SHAPES = ("circle", "square", "triangle")
 THINGS = 3
+"""On a table, where its tasks do not say otherwise."""
 ZONES = 2
 SPEED = 0.1
 """Most the hand moves in a step along either axis."""
@@ -105,10 +106,14 @@ class TableTasks(Tasks):
     """Along which axis the tasks differ from those of training."""
     seed: int = 0
     part: Split = "train"
+    things: int = THINGS
+    """On the table, one of which is wanted; 1 to 3."""
 
     def __post_init__(self) -> None:
         if self.count < 0:
             raise ConfigError(f"tasks.count must be >= 0, got {self.count}")
+        if not 1 <= self.things <= THINGS:
+            raise ConfigError(f"tasks.things must be in 1 .. {THINGS}, got {self.things}")
         if not 0 <= self.pushing <= 1:
             raise ConfigError(f"tasks.pushing must be in [0, 1], got {self.pushing}")
         if self.shift not in SHIFTS:
@@ -118,6 +123,11 @@ class TableTasks(Tasks):
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def world(self) -> tuple[Any, ...]:
+        """Settings that decide what tables look like."""
+        return ("table", self.things)
 
     def split(self, name: Split) -> TableTasks:
         return replace(self, part=name)
@@ -137,7 +147,7 @@ class TableTasks(Tasks):
 
     def task(self, index: int) -> Task:
         seeds, variants = self.layout(index, 1)
-        state = _start(seeds, variants)
+        state = _start(seeds, variants, self.things)
         push = bool(variants[0] % 2)
         thing, zone = _names(state)
         elsewhere = self.shift == "language"
@@ -146,7 +156,7 @@ class TableTasks(Tasks):
         instruction = wording.replace("{thing}", thing).replace("{zone}", zone)
         commands = _demonstrated(replace(self, count=0), index // _BLOCK)[index % _BLOCK]
         return Task(
-            id=f"table/{self.shift}/{self.part}/{self.seed}/{self.pushing:g}/{index}",
+            id=f"table/{self.shift}/{self.part}/{self.seed}/{self.pushing:g}/{self.things}/{index}",
             prompt=(Text(instruction),),
             target={"thing": thing, "zone": zone},
             gold=tuple((Array(COMMAND, one[None].copy()),) for one in commands),
@@ -155,7 +165,7 @@ class TableTasks(Tasks):
                 "shift": self.shift,
                 "instruction": instruction,
                 "seed": int(seeds[0]),
-                "world": _WORLD,
+                "world": self.world,
             },
         )
 
@@ -179,9 +189,14 @@ class Tabletop(EnvironmentSpec):
     """Pixels a side of the image."""
     keep: int | None = None
     """Turns that stay visible besides the prompt; None: all."""
+    slip: float = 0.0
+    """Half the width of a uniform disturbance of every dx and dy, which depends on task and time alone: demonstrations
+    then show how mistakes are put right, by commands without noise (DART, arXiv:1703.09327). In [0, 1]."""
 
     def __post_init__(self) -> None:
         check_sees("env.sees", self.sees)
+        if not 0 <= self.slip <= 1:
+            raise ConfigError(f"env.slip must be in [0, 1], got {self.slip}")
         if self.max_turns < 1 or self.limit < 1:
             raise ConfigError(f"env.max_turns and limit must be >= 1, got {self.max_turns} and {self.limit}")
         if not 24 <= self.size <= 256:
@@ -196,9 +211,6 @@ class Tabletop(EnvironmentSpec):
         return TableArrays(self)
 
 
-_WORLD = "table"
-
-
 class TableArrays(ArrayEnvironment):
     """``Tabletop`` as an array program: actions float ``[N, 3]`` (dx, dy, grip).
 
@@ -211,18 +223,18 @@ class TableArrays(ArrayEnvironment):
     turn, and ``path``, in the episode; ``clipped``, True where a number of a command was outside [-1, 1].
     """
 
-    world = _WORLD
-
     def __init__(self, spec: Tabletop) -> None:
         super().__init__()
+        self.world = spec.tasks.world
         self.tasks = spec.tasks
         self.sees = spec.sees
         self.limit = spec.limit
         self.keep = spec.keep
         self.size = spec.size
+        self.slip = spec.slip
 
     def start(self, seeds: np.ndarray, variants: np.ndarray) -> State:
-        return _start(seeds, variants)
+        return _start(seeds, variants, self.tasks.things)
 
     def variants(self, seeds: np.ndarray) -> np.ndarray:
         return self.tasks.variants(seeds)
@@ -236,6 +248,9 @@ class TableArrays(ArrayEnvironment):
         hand, held, things, wanted, goal, heavy, first, second = [state[name][lanes] for name in names]
         rows = np.arange(len(held))
         step = np.array(actions[:, :2], order="F")
+        if self.slip:
+            moment = steps.astype(np.uint64) + state["seed"][lanes]
+            step += self.slip * (2 * uniform(moment, 2, stream=7) - 1)
         np.maximum(step, -1.0, out=step)
         np.minimum(step, 1.0, out=step)
         moved = hand + SPEED * step
@@ -340,7 +355,7 @@ class TableArrays(ArrayEnvironment):
             paste(drawn, rows, x[:, i], y[:, i], art.zones[colours[:, i]])
         x, y = self._corners(state["things"][lanes], art.things.shape[2])
         shapes, colours = state["shapes"][lanes], state["colours"][lanes]
-        for i in range(THINGS):
+        for i in range(shapes.shape[1]):
             look = shapes[:, i]
             stencil(drawn, rows, x[:, i], y[:, i], art.around[look], art.things[look, colours[:, i]])
         x, y = self._corners(state["hand"][lanes], art.hands.shape[1])
@@ -422,7 +437,7 @@ def _demonstrated(tasks: TableTasks, block: int) -> list[np.ndarray]:
     spec = Tabletop(replace(tasks, count=1), sees="state")
     program, expert = TableArrays(spec), TableExpert()
     seeds, variants = tasks.layout(block * _BLOCK, _BLOCK)
-    program.state, program.steps = _start(seeds, variants), np.zeros(_BLOCK, np.int64)
+    program.state, program.steps = _start(seeds, variants, tasks.things), np.zeros(_BLOCK, np.int64)
     said: list[np.ndarray] = []
     ends = np.full(_BLOCK, -1)
     for k in range(spec.limit):
@@ -436,17 +451,17 @@ def _demonstrated(tasks: TableTasks, block: int) -> list[np.ndarray]:
 # --- layouts and pictures ---
 
 
-def _start(seeds: np.ndarray, variants: np.ndarray) -> State:
-    """Tables at the start of n episodes: arrays ``[n, ...]``."""
+def _start(seeds: np.ndarray, variants: np.ndarray, number: int) -> State:
+    """Tables with so many things at the start of n episodes: arrays ``[n, ...]``."""
     n = len(seeds)
     kinds = len(COLOURS) * len(SHAPES)
     chance = uniform(seeds, kinds + len(COLOURS) + 9 + 20, stream=2)
-    which = orders(chance[:, :kinds])[:, :THINGS]
+    which = orders(chance[:, :kinds])[:, :number]
     zone_colours = orders(chance[:, kinds : kinds + len(COLOURS)])[:, :ZONES]
     rest = chance[:, kinds + len(COLOURS) :]
     # Things and zones lie in different cells of a 3 x 3 grid.
-    cell = orders(rest[:, :9])[:, : THINGS + ZONES]
-    jitter = rest[:, 9:19].reshape(n, THINGS + ZONES, 2) - 0.5
+    cell = orders(rest[:, :9])[:, : number + ZONES]
+    jitter = rest[:, 9 : 9 + 2 * (number + ZONES)].reshape(n, number + ZONES, 2) - 0.5
     hand = 0.3 + 0.4 * rest[:, 19:21]
     cloth = (rest[:, 26] * _CLOTHS).astype(np.int64)
     spread, shove_at, shove = 0.1, np.full(n, _NEVER), np.zeros((n, 2))
@@ -460,11 +475,11 @@ def _start(seeds: np.ndarray, variants: np.ndarray) -> State:
         angle = 2 * np.pi * rest[:, 23]
         shove = np.where(execution[:, None], 0.25 * np.stack([np.cos(angle), np.sin(angle)], axis=1), 0.0)
     places = _CELLS[cell] + jitter * spread
-    wanted, zone = (rest[:, 24] * THINGS).astype(np.int64), (rest[:, 25] * ZONES).astype(np.int64)
+    wanted, zone = (rest[:, 24] * number).astype(np.int64), (rest[:, 25] * ZONES).astype(np.int64)
     rows = np.arange(n)
     # In memory the lane is last: operations on all lanes run along it.
-    things = np.array(places[:, :THINGS], order="F")
-    goal = np.array(places[rows, THINGS + zone], order="F")
+    things = np.array(places[:, :number], order="F")
+    goal = np.array(places[rows, number + zone], order="F")
     way = things[rows, wanted] - goal
     way *= way
     colours, shapes = np.divmod(which, len(SHAPES))
@@ -476,7 +491,7 @@ def _start(seeds: np.ndarray, variants: np.ndarray) -> State:
         "things": things,
         "colours": colours,
         "shapes": shapes,
-        "zones": places[:, THINGS:].copy(),
+        "zones": places[:, number:].copy(),
         "zone_colours": zone_colours,
         "wanted": wanted,
         "zone": zone,

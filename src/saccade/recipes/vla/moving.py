@@ -8,6 +8,7 @@ the base size too, which is a wider network on more tasks.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from saccade.core.environment import EnvironmentSpec, Tasks
 from saccade.core.metric import Metric
@@ -20,7 +21,7 @@ from saccade.envs.tabletop import VOCABULARY
 from saccade.evaluate.episodes import SPL, EpisodeLength, NavigationError, OracleSuccess, Success
 from saccade.feeds.experts import Expert, ExpertDemonstrations
 from saccade.objectives.regression import NLL
-from saccade.policies.motor.discrete import Binned, Categorical
+from saccade.policies.motor.discrete import Binned, Categorical, Level
 from saccade.policies.motor.gaussian import Gaussian
 from saccade.policies.motor.scale import Quantiles
 from saccade.policies.motor.tiny import TinyVLA
@@ -55,19 +56,20 @@ def arm(size: Size, *, chunk: int, std: float = 0.3) -> TinyVLA:
     )
 
 
-def hand(size: Size, *, bins: int = 21) -> TinyVLA:
-    """The table's picture, the hand's four numbers and an instruction in, a command of three binned numbers out."""
-    width = pick(size, tiny=96, base=512)
-    units = Quantiles((0.0,), (1.0,))
+def hand(size: Size, *, sees: Literal["both", "state"] = "both", level: Level = "number", bins: int = 21) -> TinyVLA:
+    """What the table shows and an instruction in, a command of three binned numbers out.
+
+    ``both``: the picture and the hand's four numbers; ``state``: the nine numbers of ``Tabletop(sees="state")``.
+    """
     return TinyVLA(
-        side=32,
+        side=32 if sees == "both" else 0,
         patch=4,
-        state=4,
-        states=units,
+        state=4 if sees == "both" else 9,
+        states=Quantiles((0.3,), (0.7,)) if sees == "both" else Quantiles((0.0,), (1.0,)),
         words=VOCABULARY,
-        head=Binned(bins=pick(size, tiny=bins, base=256)),
+        head=Binned(level, bins=pick(size, tiny=bins, base=256)),
         commands=3,
-        width=width,
+        width=pick(size, tiny=96, base=512),
     )
 
 

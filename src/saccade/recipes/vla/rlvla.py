@@ -12,8 +12,10 @@ Differences: the critic is a network of its own, where the paper's is a small on
 action token (its learning rate, 30 times the policy's, is kept near), with a plain square instead of Huber's loss. The
 GRPO arm divides by the deviation of all members where the paper leaves those without reward out. Preferences for DPO
 are the best and the worst of each group of fresh rollouts (inferred). A table top in place of ManiSkill and a small
-network in place of OpenVLA-7B, which are not there in the base size either. Evaluation is sampled at temperature 0.6 as
-in the paper.
+network in place of OpenVLA-7B, which are not there in the base size either. The tiny size has two things on the table
+and five bins for a number: with three and 21 a start cloned within a minute succeeded in 6 % of the episodes, and PPO
+from there learned nothing. Demonstrations are given by an expert whose hand slips, so that they show how a missed grasp
+is put right. Evaluation is sampled at temperature 0.6 as in the paper.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError
 from saccade.core.metric import Metric, Models, Row
 from saccade.core.policy import Sampling
+from saccade.core.schedule import Linear
 from saccade.core.trajectory import Group, Task, Trajectory
 from saccade.envs.tabletop import SHIFTS, Shift, TableExpert, TableTasks, Tabletop
 from saccade.evaluate.episodes import Success
@@ -107,18 +110,30 @@ def rlvla(size: Size = "tiny", algorithm: str = "ppo") -> Recipe:
     if algorithm not in ALGORITHMS:
         raise ConfigError(f"algorithm must be ppo, grpo or dpo, got {algorithm!r}")
     parts, without = _parts(algorithm)
-    tasks = TableTasks()
+    tasks = TableTasks(things=pick(size, tiny=2, base=3))
     success = {"in_distribution" if name == "none" else name: Along(Success(), name) for name in SHIFTS}
     critic = MotorCritic(lr=3e-3, width=pick(size, tiny=96, base=512)) if algorithm == "ppo" else None
     note = "Success over all four axes together, sampled; each axis stands beside it."
     return Recipe(
-        policy=hand(size),
+        policy=hand(size, level="action", bins=5),
         env=Tabletop(tasks, sees="both"),
         rewards={"potential": ProgressDelta(progress=GraspPotential())},
         average="action",
         critic=critic,
-        train=Train(steps=pick(size, tiny=60, base=2000), groups=8, group_size=8, lr=pick(size, tiny=2e-4, base=1e-4)),
-        stages=cloned(TableExpert(), count=pick(size, tiny=100, base=2000), steps=pick(size, tiny=200, base=4000)),
+        train=Train(
+            steps=pick(size, tiny=60, base=2000),
+            groups=16,
+            group_size=8,
+            lr=pick(size, tiny=4e-4, base=1e-4),
+            lr_schedule=Linear(),
+        ),
+        stages=cloned(
+            TableExpert(),
+            count=pick(size, tiny=3000, base=16000),
+            steps=pick(size, tiny=3000, base=20000),
+            batch=8,
+            env=Tabletop(tasks, sees="both", slip=0.5),
+        ),
         evaluation=Evaluation(
             tasks=EveryShift(tasks.split("test")),
             limit=512,

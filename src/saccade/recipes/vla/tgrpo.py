@@ -9,13 +9,16 @@ Differences: members of a group end by themselves and leave its later turns, whe
 turn is paid the gain in stage and distance, not their level, by which an early success would lose. The reward is the
 same for all tasks instead of written by a language model for each, and its distance is that of the thing to its zone
 instead of the hand's to a point. A table top in place of LIBERO and a small network in place of OpenVLA, which are not
-there in the base size either; eight members instead of four. The divergence's coefficient is inferred.
+there in the base size either; in the tiny size it reads the table's numbers instead of its picture, because a start
+cloned from pictures within a minute succeeded in 2 % of the episodes and left nothing to compare. Eight members instead
+of four. The divergence's coefficient is inferred.
 """
 
 from dataclasses import dataclass
 
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.steps import Mixed, StepNorm
+from saccade.core.schedule import Linear
 from saccade.core.trajectory import Trajectory
 from saccade.envs.tabletop import TableExpert, TableTasks, Tabletop
 from saccade.feeds.on_policy import OnPolicy
@@ -46,17 +49,24 @@ class StageAndDistance(Progress):
 
 @recipe(paper="2506.08440", pillar="vla")
 def tgrpo(size: Size = "tiny") -> Recipe:
+    sees = pick(size, tiny="state", base="both")
     return Recipe(
-        policy=hand(size),
-        env=Tabletop(TableTasks(pushing=pick(size, tiny=0.0, base=0.5)), sees="both"),
+        policy=hand(size, sees=sees),
+        env=Tabletop(TableTasks(pushing=pick(size, tiny=0.0, base=0.5)), sees=sees),
         rewards={"stages": ProgressDelta(progress=StageAndDistance())},
         advantage=Mixed(StepNorm(ddof=1), GroupNorm(ddof=1), a=0.3, b=0.7),
         average="action",
         objective={"pg": PPOClip(low=0.2, high=0.2), "kl": KLToReference(coef=0.01)},
         feed=OnPolicy(),
-        train=Train(steps=pick(size, tiny=60, base=1000), groups=8, group_size=8, lr=pick(size, tiny=2e-4, base=1e-5)),
-        stages=cloned(TableExpert(), count=pick(size, tiny=100, base=2000), steps=pick(size, tiny=200, base=4000)),
-        evaluation=judged(handled()),
+        train=Train(
+            steps=pick(size, tiny=80, base=1000),
+            groups=16,
+            group_size=8,
+            lr=pick(size, tiny=1e-3, base=1e-5),
+            lr_schedule=Linear(),
+        ),
+        stages=cloned(TableExpert(), count=pick(size, tiny=400, base=2000), steps=pick(size, tiny=400, base=4000)),
+        evaluation=judged(handled(), limit=512),
         ablation=Ablation(
             metric="success",
             without={"advantage": {"class": "saccade.advantages.group.GroupNorm", "ddof": 1}},

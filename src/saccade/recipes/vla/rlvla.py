@@ -13,9 +13,9 @@ action token (its learning rate, 30 times the policy's, is kept near), with a pl
 GRPO arm divides by the deviation of all members where the paper leaves those without reward out. Preferences for DPO
 are the best and the worst of each group of fresh rollouts (inferred). A table top in place of ManiSkill and a small
 network in place of OpenVLA-7B, which are not there in the base size either. The tiny size has two things on the table
-and five bins for a number: with three and 21 a start cloned within a minute succeeded in 6 % of the episodes, and PPO
-from there learned nothing. Demonstrations are given by an expert whose hand slips, so that they show how a missed grasp
-is put right. Evaluation is sampled at temperature 0.6 as in the paper.
+and five bins for a number: with three and 21 a start cloned within a minute succeeded in 6 % of the episodes.
+Demonstrations are given by an expert whose hand slips, so that they show how a missed grasp is put right. Evaluation is
+sampled at temperature 0.6 as in the paper.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def rlvla(size: Size = "tiny", algorithm: str = "ppo") -> Recipe:
         average="action",
         critic=critic,
         train=Train(
-            steps=pick(size, tiny=60, base=2000),
+            steps=pick(size, tiny=40, base=2000),
             groups=16,
             group_size=8,
             lr=pick(size, tiny=4e-4, base=1e-4),

@@ -70,8 +70,8 @@ def progrm(size: Size = "tiny") -> Recipe:
             metric="success",
             without={"rewards.progress": {"class": "saccade.rewards.environment.EnvironmentReward"}},
             margin=0.05,
-            note="Changed after pilots of one seed: with a turn to spare and a start of 0.12 both arms came to 0.91; with "
-            "none to spare the start is 0.015 and they came to 0.75 and 0.71. From a weaker start (100 steps of warm-up "
-            "fewer, 0.025 with a turn to spare) they came to 0.18 and 0.11 in 60 steps.",
+            note="Changed after pilots of one seed: with a turn to spare and a start of 0.12 both arms came to 0.91; "
+            "with none to spare the start is 0.015 and they came to 0.75 and 0.71. From a weaker start (100 steps of "
+            "warm-up fewer, 0.025 with a turn to spare) they came to 0.18 and 0.11 in 60 steps.",
         ),
     )

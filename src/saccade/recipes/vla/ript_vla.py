@@ -59,6 +59,7 @@ def ript_vla(size: Size = "tiny") -> Recipe:
             without={"feed.select": {"class": "saccade.feeds.on_policy.Everything"}, "train.groups": 17},
             note="Equal updates and, on average, equal rollouts: rejection drew 17 groups a step to keep 6.6 in the "
             "first ten steps of a pilot with seed 1, so the arm without takes all of 17. Before, the start was cloned "
-            "from 5 demonstrations in 100 steps: one seed in two learned nothing, since it met the goal by chance only.",
+            "from 5 demonstrations in 100 steps: one seed in two learned nothing, since it met the goal by chance "
+            "only.",
         ),
     )

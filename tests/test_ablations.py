@@ -18,6 +18,7 @@ NAMED = (
     "repic", "grpo_care", "star_r1", "ground_r1", "racro", "tw_grpo", "vilasr",
     "ddpo", "dpok", "diffppo", "diffusion_dpo", "diffusion_kto", "image_reward", "refl", "parrot", "b2_diffurl",
     "flow_grpo", "mixgrpo", "diffusion_nft", "awm",
+    "gui_r1", "mobilegui_rl", "gta1", "progrm", "vln_r1", "flare", "rlvla", "ript_vla", "tgrpo",
 )  # fmt: skip
 
 

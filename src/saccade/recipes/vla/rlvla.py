@@ -132,7 +132,7 @@ def rlvla(size: Size = "tiny", algorithm: str = "ppo") -> Recipe:
             count=pick(size, tiny=3000, base=16000),
             steps=pick(size, tiny=3000, base=20000),
             batch=8,
-            env=Tabletop(replace(tasks, slip=0.5), sees="both"),
+            env=Tabletop(tasks, sees="both", slip=0.5),
         ),
         evaluation=Evaluation(
             tasks=EveryShift(tasks.split("test")),

@@ -15,6 +15,7 @@ of four. The divergence's coefficient is inferred.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 from saccade.advantages.group import GroupNorm
 from saccade.advantages.steps import Mixed, StepNorm
@@ -49,7 +50,7 @@ class StageAndDistance(Progress):
 
 @recipe(paper="2506.08440", pillar="vla")
 def tgrpo(size: Size = "tiny") -> Recipe:
-    sees = pick(size, tiny="state", base="both")
+    sees: Literal["both", "state"] = pick(size, tiny="state", base="both")
     return Recipe(
         policy=hand(size, sees=sees),
         env=Tabletop(TableTasks(pushing=pick(size, tiny=0.0, base=0.5)), sees=sees),

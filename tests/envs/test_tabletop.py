@@ -31,7 +31,7 @@ def say(*rows):
         Tabletop(TableTasks(pushing=0.5, shift="execution"), sees="state", keep=2),
         Tabletop(TableTasks(shift="vision"), size=64),
         Tabletop(TableTasks(shift="language", pushing=1)),
-        Tabletop(TableTasks(things=2), sees="both", slip=0.5),
+        Tabletop(TableTasks(things=2), sees="both"),
     ],
 )
 def test_environment_keeps_its_contract(spec):

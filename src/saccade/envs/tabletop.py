@@ -191,7 +191,8 @@ class Tabletop(EnvironmentSpec):
     """Turns that stay visible besides the prompt; None: all."""
     slip: float = 0.0
     """Half the width of a uniform disturbance of every dx and dy, which depends on task and time alone: demonstrations
-    then show how mistakes are put right, by commands without noise (DART, arXiv:1703.09327). In [0, 1]."""
+    then show how mistakes are put right, by commands without noise (DART, arXiv:1703.09327). In [0, 1]; gold commands
+    are those for 0."""
 
     def __post_init__(self) -> None:
         check_sees("env.sees", self.sees)

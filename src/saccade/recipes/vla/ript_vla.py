@@ -11,7 +11,7 @@ to keep 7. What is left of rejection at equal cost is that the kept batch has th
 nothing is spent on differentiating groups that have no gradient.
 
 Differences: the policy is a small network that reads Meta-World's state in place of QueST or OpenVLA-OFT on LIBERO,
-whose weights and simulator are not there, in the base size neither; its head is a Gaussian with a learned spread for
+whose weights and simulator are not there in the base size either; its head is a Gaussian with a learned spread for
 each number of a chunk where OFT's is a Laplace. Tasks are drawn at random, not from the demonstrations' starts. At
 most three rounds of rollouts replace rejected groups (the released code stops at 80 % of the demonstrations). Two
 passes over a batch in the tiny size, the paper's code makes 20 for QueST and one for OFT; step sizes of the tiny

@@ -13,9 +13,10 @@ action token (its learning rate, 30 times the policy's, is kept near), with a pl
 GRPO arm divides by the deviation of all members where the paper leaves those without reward out. Preferences for DPO
 are the best and the worst of each group of fresh rollouts (inferred). A table top in place of ManiSkill and a small
 network in place of OpenVLA-7B, which are not there in the base size either. The tiny size has two things on the table
-and five bins for a number: with three and 21 a start cloned within a minute succeeded in 6 % of the episodes.
-Demonstrations are given by an expert whose hand slips, so that they show how a missed grasp is put right. Evaluation is
-sampled at temperature 0.6 as in the paper.
+and five bins for a number: with three and 21, a start cloned within a minute succeeded in 6 % of the episodes of one
+seed, and PPO from there learned nothing. Demonstrations are given by an expert whose hand slips, so that they show how
+a missed grasp is put right. Evaluation is sampled at temperature 0.6 as in the paper. What the paper reports, gains in
+execution and language, is not reproduced here: in 40 steps of 128 episodes neither algorithm moved the cloned start.
 """
 
 from __future__ import annotations
@@ -113,7 +114,10 @@ def rlvla(size: Size = "tiny", algorithm: str = "ppo") -> Recipe:
     tasks = TableTasks(things=pick(size, tiny=2, base=3))
     success = {"in_distribution" if name == "none" else name: Along(Success(), name) for name in SHIFTS}
     critic = MotorCritic(lr=3e-3, width=pick(size, tiny=96, base=512)) if algorithm == "ppo" else None
-    note = "Success over all four axes together, sampled; each axis stands beside it."
+    note = (
+        "Success over all four axes together, sampled; each axis stands beside it. Neither arm left the cloned start "
+        "(0.211, 0.291 and 0.295 before), so this does not tell PPO from GRPO."
+    )
     return Recipe(
         policy=hand(size, level="action", bins=5),
         env=Tabletop(tasks, sees="both"),

@@ -62,7 +62,31 @@ def diffusion(result: dict[str, Any]) -> str:
     return f"{table(columns, rows)}\n\n{facts}; {machine['cpu']}, {machine['cores']} cores. `{result['command']}`"
 
 
-TABLES = {"vlm_grpo_step": step, "diffusion_rl_step": diffusion}
+def environments(result: dict[str, Any]) -> str:
+    """The rows of ``environments.json``: array programs, then the adapter."""
+    columns = ["task", "sees", "lanes", "steps a CPU s", "SyncVectorEnv", "ratio (range)", "AsyncVectorEnv, wall"]
+    rows = []
+    for row in result["rows"]:
+        low, high = row["range_sync_cpu"]
+        wall = row.get("ratio_async_wall")
+        rates = [f"{row['medians'][kind]['cpu']:,.0f}" for kind in ("arrays", "sync")]
+        rows.append([
+            row["task"], row["sees"], str(row["lanes"]), *rates,
+            f"{row['ratio_sync_cpu']:.1f}x ({low:.1f}-{high:.1f})", "" if wall is None else f"{wall:.1f}x",
+        ])  # fmt: skip
+    adapter = []
+    for row in result["adapter"]:
+        low, high = row["range"]
+        over, own = f"{row['over']:.2f} ({low:.2f}-{high:.2f})", f"{row['cpu_us_per_step']['sync']:.0f}"
+        adapter.append([row["env"], str(row["lanes"]), own, f"{row['more_us']:.1f}", over])
+    below = ["gymnasium adapter over", "lanes", "SyncVectorEnv, CPU us a step", "more", "times SyncVectorEnv (range)"]
+    facts = ", ".join(f"{name} {result['software'][name]}" for name in ("gymnasium", "numpy", "torch"))
+    machine = result["machine"]
+    tables = f"{table(columns, rows)}\n\n{table(below, adapter)}"
+    return f"{tables}\n\n{facts}; {machine['cpu']}, {machine['cores']} cores. `{result['command']}`"
+
+
+TABLES = {"vlm_grpo_step": step, "diffusion_rl_step": diffusion, "environments": environments}
 """By the name of the result's file."""
 
 

@@ -68,7 +68,8 @@ class TimeDecayedMatch(SequenceMatch):
             raise ConfigError(f"gamma must be in (0, 1], got {self.gamma}")
 
     def agreement(self, actions: Sequence[str], expert: Sequence[str]) -> float:
-        return sum(self.gamma**k * (a == b) for k, (a, b) in enumerate(zip(actions, expert, strict=False)))
+        pairs = enumerate(zip(actions, expert, strict=False))
+        return sum((self.gamma**k for k, (a, b) in pairs if a == b), 0.0)
 
 
 @dataclass(frozen=True, kw_only=True)

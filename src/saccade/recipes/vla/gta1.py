@@ -13,7 +13,7 @@ half of them (``tossed``); of two alike it prefers either. Wins against all othe
 The paper asks a large model about all proposals at once. N = 8 is inferred. Boxes are exact, so that no sample is
 cleaned away. The tiny size sees one icon on a screen and starts from a supervised warm-up that ends with a demonstrator
 who clicks anywhere half of the time; there is more for a judge to do before training than after it. The base size has 3
-billion weights instead of 7 and reads ``grounding.jsonl``.
+billion weights instead of 7 and reads ``grounding.jsonl``, where ``answer`` is the box.
 """
 
 import hashlib
@@ -104,7 +104,7 @@ class BestOfN(Metric):
 @recipe(paper="2507.05791", pillar="vla")
 def gta1(size: Size = "tiny") -> Recipe:
     sampling = Sampling(max_actions=pick(size, tiny=8, base=128))
-    hit = ClickInBox(tag=pick(size, tiny="tool", base=""))
+    hit = ClickInBox(tag=pick(size, tiny="tool", base=""), field=pick(size, tiny="box", base="answer"))
     if size == "tiny":
         tasks = ScreenTasks(count=1024, words=0.0, typing=0.0, scrolling=0.0, look=look(size), answer=ANSWER)
         model, env = policy(size), Screens(tasks)

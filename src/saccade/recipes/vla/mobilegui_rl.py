@@ -27,7 +27,7 @@ from saccade.core.errors import ConfigError, DataError
 from saccade.core.policy import Sampling
 from saccade.core.random import numpy_generator
 from saccade.core.reward import Reward, SampleReward
-from saccade.core.schedule import Linear
+from saccade.core.schedule import Constant, Linear
 from saccade.core.trajectory import Group, Trajectory
 from saccade.envs.actions import Action
 from saccade.envs.browsers import Browsers
@@ -170,7 +170,7 @@ def mobilegui_rl(size: Size = "tiny") -> Recipe:
             groups=8,
             group_size=8,
             lr=pick(size, tiny=2e-4, base=1e-6),
-            lr_schedule=Linear(),
+            lr_schedule=pick(size, tiny=Linear(), base=Constant()),
         ),
         stages=_cloned(size),
         evaluation=Evaluation(

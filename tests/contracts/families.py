@@ -13,9 +13,12 @@ import torch
 
 from policies.hf.checkpoints import build
 from saccade.core.policy import Policy, PolicySpec
+from saccade.envs.datasets.records import Records
 from saccade.policies.lora import LoRA
 from saccade.policies.token.hf import HFVisionLanguage
 from saccade.policies.token.tiny import TinyVLM
+from saccade.policies.unified.codec import PatchCodec
+from saccade.policies.unified.tiny import TinyUnified
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,8 @@ class Family:
     """How many images this policy has encoded since it was built."""
     gold: str = "<think>red is 3 blue is 4</think><answer><box>12,20,40,52</box></answer>"
     """An output the policy can express."""
+    draws: bool = False
+    """Whether pictures are in its action space."""
     start: Callable[[Policy], None] = lambda policy: None
     """Brings a fresh policy into a state in which all its weights matter."""
 
@@ -38,6 +43,19 @@ class Family:
 
 def _tiny_images(policy: Any) -> int:
     return policy.trunk.images_encoded
+
+
+def _codebook_images(policy: Any) -> int:
+    codebook = policy.codebook
+    if "encode" not in vars(codebook):
+        encode, codebook.images_encoded = codebook.encode, 0
+
+        def counted(pixels):
+            codebook.images_encoded += 1
+            return encode(pixels)
+
+        codebook.encode = counted
+    return codebook.images_encoded
 
 
 @cache
@@ -75,6 +93,11 @@ FAMILIES: dict[str, Family] = {
     "tiny, tagged": Family(
         lambda: TinyVLM(width=32, layers=2, heads=4, patch=8, side=32, words=("<look>", "zebra"), segments=("answer",)),
         _tiny_images,
+    ),
+    "tiny, unified": Family(
+        lambda: TinyUnified(PatchCodec(Records(kinds=("draw",))), width=32, layers=2, heads=2),
+        _codebook_images,
+        draws=True,
     ),
     "Qwen2.5-VL": Family(lambda: HFVisionLanguage(_checkpoint("qwen2_5_vl")), _hf_images),
     "Qwen3-VL, tagged": Family(

@@ -303,7 +303,11 @@ def test_written_outputs_keep_their_text_and_are_trainable(family, policy):
     assert act.record.ids.shape == act.logp.shape == act.mask.shape == act.segment.shape
 
 
-def test_pictures_are_not_in_the_action_space(policy):
+def test_pictures_are_in_the_action_space_of_those_that_draw_only(family, policy):
+    if family.draws:
+        (act,) = policy.encode([Context(prompt(0))], [(picture(0),)])
+        assert isinstance(act.output[-1], Image)
+        return
     with pytest.raises(DataError, match="Image"):
         policy.encode([Context(prompt(0))], [(picture(0),)])
 

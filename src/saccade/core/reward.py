@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from saccade.core.trajectory import Prompt, Trajectory
 
 
+Scope = Literal["trajectory", "group", "batch"]
+"""What a reward gets in one call and its scores may depend on."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a reward says of one trajectory, and where it pays.
@@ -44,11 +48,12 @@ class Reward(ABC):
     """A batch of trajectories in, a list of equally many scores out.
 
     With scope ``"trajectory"`` the batch is arbitrary and a score may depend on its own trajectory only; with scope
-    ``"group"`` every call gets exactly one group. Exceptions propagate: they are bugs, never rewards.
+    ``"group"`` every call gets exactly one group, with ``"batch"`` all groups of one round of rollouts, one after
+    another. Exceptions propagate: they are bugs, never rewards.
     ``weight=0`` makes a reward a logged metric.
     """
 
-    scope: ClassVar[Literal["trajectory", "group"]] = "trajectory"
+    scope: ClassVar[Scope] = "trajectory"
     weight: float = 1.0
     """Factor in the sum of rewards; 0 logs the reward without training on it."""
     weight_schedule: Schedule = Constant()

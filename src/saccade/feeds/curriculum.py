@@ -46,6 +46,34 @@ class Sequential(Order):
 
 
 @dataclass(frozen=True)
+class Blocks(Order):
+    """Runs of ``size`` neighbouring tasks, the runs in a new permutation every epoch, their tasks in order.
+
+    Rewards that compare different tasks of one record need them in one batch: ``train.groups`` is a multiple of
+    ``size``, and so is the number of tasks.
+    """
+
+    size: int = 2
+
+    def __post_init__(self) -> None:
+        if self.size < 1:
+            raise ConfigError(f"order.size must be >= 1, got {self.size}")
+
+    def draw(self, tasks: Tasks, position: int, count: int, seed: int, history: TaskHistory) -> list[Task]:
+        if len(tasks) == 0 or len(tasks) % self.size:
+            raise DataError(f"order.size {self.size} must divide the number of tasks, {len(tasks)}, which is not 0")
+        blocks = len(tasks) // self.size
+        epochs = range(position // len(tasks), (position + count - 1) // len(tasks) + 1)
+        orders = {epoch: numpy_generator(seed, "blocks", epoch).permutation(blocks) for epoch in epochs}
+        drawn = []
+        for i in range(position, position + count):
+            epoch, place = divmod(i, len(tasks))
+            block, member = divmod(place, self.size)
+            drawn.append(tasks[int(orders[epoch][block]) * self.size + member])
+        return drawn
+
+
+@dataclass(frozen=True)
 class Adaptive(Order):
     """Prefers tasks whose past mean outcome is near ``target``: neither solved nor hopeless.
 

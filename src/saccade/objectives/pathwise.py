@@ -18,7 +18,7 @@ from saccade.core.objective import Loss, Objective
 from saccade.core.policy import LogProbs
 from saccade.core.random import fold_in, torch_generator
 from saccade.core.reward import DifferentiableReward
-from saccade.core.trajectory import Context
+from saccade.core.trajectory import Context, Prompt
 
 
 @dataclass(frozen=True)
@@ -84,11 +84,16 @@ class OneStepReward(Objective):
 
 
 def _rewards(reward: DifferentiableReward, batch: Batch, out: LogProbs, how: Mapping[str, int]) -> Float[Tensor, "N"]:
+    images, prompts = drawn(batch, out, how)
+    return reward.differentiable(images, prompts)
+
+
+def drawn(batch: Batch, out: LogProbs, how: Mapping[str, int]) -> tuple[Float[Tensor, "N 3 H W"], list[Prompt]]:
+    """An image with gradient for each trajectory, under its own seed at this step, and its prompt."""
     assert out.draw is not None, "the policy's sampler is handed on where an objective requires it"
     prompts = [batch.prompts[g] for g in batch.group.tolist()]
     seeds = [fold_in(trajectory.seed, "pathwise", batch.progress.step) for trajectory in batch.trajectories]
-    images = out.draw([Context(prompt) for prompt in prompts], n=1, seeds=seeds, **how)
-    return reward.differentiable(images, prompts)
+    return out.draw([Context(prompt) for prompt in prompts], n=1, seeds=seeds, **how), prompts
 
 
 def _check_coef(coef: float) -> None:

@@ -1,8 +1,9 @@
-"""Films of episodes: an animated GIF of what the policy saw, turn by turn, and of what it did then.
+"""Films: an animated GIF of an episode, turn by turn, or of a clip that the policy drew.
 
-A frame shows the newest picture in the policy's context, enlarged pixel for pixel where it is small. Drawn over it are
-the point the policy chose and, on the picture that it belongs to, the target's box; below stands the turn and the
-action. Only what the environment shows after the last turn was not seen by the policy, and its frame says so.
+A frame of an episode shows the newest picture in the policy's context, enlarged pixel for pixel where it is small.
+Drawn over it are the point the policy chose and, on the picture that it belongs to, the target's box; below stands the
+turn and the action. Only what the environment shows after the last turn was not seen by the policy, and its frame says
+so.
 
 Episodes whose observations hold no pictures have no film, nor have those whose pictures differ in size: they are parts
 of a picture that a tool cut out, not one scene over time.
@@ -33,6 +34,8 @@ LARGEST_FILM = 600_000
 """Bytes of a film; frames are left out until it is small enough, down to the first and the last."""
 TURN_MS, END_MS = 600, 1800
 """Milliseconds that a turn and the end are shown."""
+PAUSE_MS = 600
+"""Milliseconds that a clip's last frame is shown longer than others."""
 
 AFTERWARDS = "afterwards, not seen by the policy"
 WHITE, PAPER, UNSEEN = (255, 255, 255), (243, 244, 245), (208, 212, 218)
@@ -121,7 +124,7 @@ def film(rollout: Mapping[str, Any], group: Mapping[str, Any], pictures: Path) -
         return None
     title = group.get("instruction", "")
     drawn = [draw(shot, title, pictures) for shot in made]
-    while len(data := _gif(drawn)) > LARGEST_FILM and len(drawn) > 2:
+    while len(data := _gif(drawn, TURN_MS, END_MS)) > LARGEST_FILM and len(drawn) > 2:
         drawn = _spread(drawn, max(2, len(drawn) // 2))
     return data
 
@@ -133,7 +136,26 @@ def _spread(items: Sequence[Any], most: int) -> list[Any]:
     return [items[round(i * (len(items) - 1) / (most - 1))] for i in range(most)]
 
 
-def _gif(frames: Sequence[PIL.Image.Image]) -> bytes:
+def played(clip: Mapping[str, Any], pictures: Path) -> bytes:
+    """A clip as a GIF that plays at its own speed and pauses at the end. Equal arguments give equal bytes.
+
+    Args:
+        clip: a part with ``video``, ``frames`` and ``fps``, as ``snapshot`` wrote it.
+        pictures: folder with the PNG files that it names.
+
+    Raises:
+        DataError: a picture is missing.
+    """
+    drawn = [_enlarged(frame, pictures) for frame in clip["video"]]
+    # Of a long clip some frames are kept only; they share its time.
+    shown = max(20, round(1000 * clip["frames"] / (clip["fps"] * len(drawn))))
+    while len(data := _gif(drawn, shown, shown + PAUSE_MS)) > LARGEST_FILM and len(drawn) > 2:
+        shown = shown * len(drawn) // max(2, len(drawn) // 2)
+        drawn = _spread(drawn, max(2, len(drawn) // 2))
+    return data
+
+
+def _gif(frames: Sequence[PIL.Image.Image], each: int, last: int) -> bytes:
     width, height = frames[0].size
     # Quantised as one sheet, frames share their colours, which stay exact where there are 256 at most.
     sheet = PIL.Image.new("RGB", (width, height * len(frames)))
@@ -141,7 +163,7 @@ def _gif(frames: Sequence[PIL.Image.Image]) -> bytes:
         sheet.paste(frame, (0, i * height))
     sheet = sheet.quantize(256, PIL.Image.Quantize.MEDIANCUT, dither=PIL.Image.Dither.NONE)
     first, *others = (sheet.crop((0, i * height, width, (i + 1) * height)) for i in range(len(frames)))
-    times = [TURN_MS] * (len(frames) - 1) + [END_MS]
+    times = [each] * (len(frames) - 1) + [last]
     file = io.BytesIO()
     first.save(file, "GIF", save_all=True, append_images=others, duration=times, loop=0, optimize=False)
     return file.getvalue()
@@ -155,15 +177,9 @@ def scale_of(width: int, height: int) -> float:
 
 def draw(shot: Shot, title: str, pictures: Path) -> PIL.Image.Image:
     """One frame: the title, the picture with its marks, the action and what came of it."""
-    path = pictures / f"{shot.picture['image']}.png"
-    if not path.exists():
-        raise DataError(f"{path} is missing: the rollouts name it")
-    width, height = shot.picture["width"], shot.picture["height"]
-    scale = scale_of(width, height)
-    wide, high = max(1, round(width * scale)), max(1, round(height * scale))
-    with PIL.Image.open(path) as stored:
-        kind = PIL.Image.Resampling.NEAREST if scale >= 1 else PIL.Image.Resampling.BOX
-        picture = stored.convert("RGB").resize((wide, high), kind)
+    picture = _enlarged(shot.picture, pictures)
+    wide, high = picture.size
+    scale = scale_of(shot.picture["width"], shot.picture["height"])
     pen = PIL.ImageDraw.Draw(picture)
     for box in shot.boxes:
         _box(pen, [value * scale for value in box])
@@ -184,6 +200,18 @@ def draw(shot: Shot, title: str, pictures: Path) -> PIL.Image.Image:
     pen.text((_MARGIN, below), told[0], fill=INK, font=_font())
     pen.text((_MARGIN, below + _LINE), outcome[0], fill={True: HIT, False: MISS, None: SOFT}[shot.good], font=_font())
     return canvas
+
+
+def _enlarged(part: Mapping[str, Any], pictures: Path) -> PIL.Image.Image:
+    """A stored picture at the size in which films show it."""
+    path = pictures / f"{part['image']}.png"
+    if not path.exists():
+        raise DataError(f"{path} is missing: the rollouts name it")
+    width, height = part["width"], part["height"]
+    scale = scale_of(width, height)
+    kind = PIL.Image.Resampling.NEAREST if scale >= 1 else PIL.Image.Resampling.BOX
+    with PIL.Image.open(path) as stored:
+        return stored.convert("RGB").resize((max(1, round(width * scale)), max(1, round(height * scale))), kind)
 
 
 def _box(pen: PIL.ImageDraw.ImageDraw, box: Sequence[float]) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 from saccade.core.errors import DataError
 from saccade.report.comparison import Change, cells, load_changes
 from saccade.report.curves import Plot, plots, svg
-from saccade.report.film import film
+from saccade.report.film import film, played
 from saccade.report.grid import write_grid
 from saccade.report.log import read_log
 
@@ -214,7 +214,7 @@ class _Page:
         shown = said or tried or clicks or group["boxes"]
         located = self._content(pictures, _Marks(group["boxes"], said, tried, clicks)) if shown else ""
         stop = "" if rollout["stop"] == "done" else f'<span class="stop">{escape(rollout["stop"])}</span>'
-        played = _film(moving, group["instruction"]) if moving is not None else ""
+        played = _film(moving, f"film of an episode: {group['instruction']}") if moving is not None else ""
         if len(turns) > 1 and all(_is_command(turn) and turn["seen"] is None for turn in turns):
             body = _table(turns)
         else:
@@ -235,7 +235,10 @@ class _Page:
         steps = "".join(self._picture(one, _Marks()) for one in turn.get("steps", ()))
         made = f'<details><summary>steps</summary><div class="frames">{steps}</div></details>' if steps else ""
         output = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else self._content(turn["output"])
-        return f"{number}{output}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
+        clips = [
+            _film(played(part, self._folder), "the clip that was drawn") for part in turn["output"] if "video" in part
+        ]
+        return f"{number}{''.join(clips)}{output}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
 
     def _content(self, parts: Sequence[Mapping[str, Any]], marks: _Marks | None = None, *, last: bool = False) -> str:
         """Parts in their order; marks are drawn on the first picture, or on the last."""
@@ -287,9 +290,9 @@ def _is_command(turn: Mapping[str, Any]) -> bool:
     return bool(turn.get("command"))
 
 
-def _film(data: bytes, title: str) -> str:
+def _film(data: bytes, described: str) -> str:
     encoded = base64.b64encode(data).decode()
-    return f'<img class="film" alt="film of an episode: {escape(title)}" src="data:image/gif;base64,{encoded}">'
+    return f'<img class="film" alt="{escape(described)}" src="data:image/gif;base64,{encoded}">'
 
 
 def _table(turns: Sequence[Mapping[str, Any]]) -> str:

@@ -10,10 +10,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, ClassVar
 
 from saccade.core.errors import ConfigError, ContractError, DataError
-from saccade.core.reward import Reward, Score
+from saccade.core.reward import Reward, Scope, Score
 from saccade.core.trajectory import Trajectory
 from saccade.rewards.answer import column
 
@@ -32,7 +32,7 @@ class Gate(Reward):
     """Least total of the gate; the default lets anything above 0 pass."""
 
     @property
-    def scope(self) -> Literal["trajectory", "group"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _scope(self.gate, self.inner)
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
@@ -55,7 +55,7 @@ class Sum(Reward):
         _check_parts("terms", self.terms)
 
     @property
-    def scope(self) -> Literal["trajectory", "group"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _scope(*self.terms)
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
@@ -74,7 +74,7 @@ class Product(Reward):
         _check_parts("factors", self.factors)
 
     @property
-    def scope(self) -> Literal["trajectory", "group"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _scope(*self.factors)
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
@@ -95,7 +95,7 @@ class Clip(Reward):
             raise ConfigError(f"low must be <= high, got {self.low} and {self.high}")
 
     @property
-    def scope(self) -> Literal["trajectory", "group"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _scope(self.inner)
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
@@ -127,7 +127,7 @@ class Dispatch(Reward):
         _check_parts("by", tuple(self.by.values()))
 
     @property
-    def scope(self) -> Literal["trajectory", "group"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def scope(self) -> Scope:  # pyright: ignore[reportIncompatibleVariableOverride]
         return _scope(*self.by.values())
 
     def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
@@ -149,6 +149,60 @@ class Dispatch(Reward):
         return kind
 
 
+@dataclass(frozen=True, kw_only=True)
+class Joint(Reward):
+    """The inner reward of the trajectory and that of its partner:  R_i = r_i + r_j  (CoRL, arXiv:2505.17534).
+
+    Partners belong to different tasks with the same ``info[field]`` and have the same place in their groups. Both get
+    the same sum, so that an advantage relative to the group is the same for both: what one of them does well is taught
+    to the other. Of several groups with the same record the neighbours are paired; without a partner in the batch, or
+    if one of the two cannot be scored, a trajectory is unscored. ``feeds.curriculum.Blocks`` draws partners together.
+    """
+
+    scope: ClassVar[Scope] = "batch"
+
+    inner: Reward
+    """Looks at one trajectory at a time."""
+    field: str = "record"
+    """Key of ``task.info``, or a column of the user's data, that partners have in common."""
+
+    def __post_init__(self) -> None:
+        if self.inner.scope != "trajectory":
+            raise ConfigError(f"inner must be a reward of scope trajectory, {type(self.inner).__name__} is not")
+
+    def __call__(self, trajectories: Sequence[Trajectory]) -> list[Score]:
+        own = scores(self.inner, trajectories)
+        found = [Score(None, note="no partner")] * len(trajectories)
+        for first, second in self._pairs(trajectories):
+            for i, j in zip(first, second, strict=False):
+                total, other = own[i].total, own[j].total
+                if total is None or other is None:
+                    found[i] = found[j] = Score(None, note="one of the two is unscored")
+                else:
+                    note = f"{total:.3g} and {other:.3g}"
+                    found[i], found[j] = Score(total + other, note=note), Score(other + total, note=note)
+        return found
+
+    def _pairs(self, trajectories: Sequence[Trajectory]) -> list[tuple[list[int], list[int]]]:
+        """Members of paired groups, in order."""
+        groups: dict[int, list[int]] = {}
+        for i, trajectory in enumerate(trajectories):
+            groups.setdefault(id(trajectory.prompt), []).append(i)
+        waiting: dict[Any, list[int]] = {}
+        pairs: list[tuple[list[int], list[int]]] = []
+        for members in groups.values():
+            task = trajectories[members[0]].task
+            record = column(task, self.field)
+            if record is None:
+                raise DataError(f"task {task.id!r}: Joint expects info.{self.field} or a column of this name")
+            earlier = waiting.pop(record, None)
+            if earlier is None or trajectories[earlier[0]].task.id == task.id:
+                waiting[record] = members
+            else:
+                pairs.append((earlier, members))
+        return pairs
+
+
 def scores(reward: Reward, trajectories: Sequence[Trajectory]) -> list[Score]:
     """What the reward says, as scores, times its weight.
 
@@ -163,8 +217,8 @@ def scores(reward: Reward, trajectories: Sequence[Trajectory]) -> list[Score]:
 
 
 def _partly(reward: Reward, trajectories: Sequence[Trajectory], index: list[int]) -> dict[int, Score]:
-    """Scores of the trajectories with these indices; a reward that compares a group sees all of it."""
-    if reward.scope == "group":
+    """Scores of the trajectories with these indices; a reward that compares trajectories sees all of them."""
+    if reward.scope != "trajectory":
         all_of_them = scores(reward, trajectories) if index else []
         return {i: all_of_them[i] for i in index}
     return dict(zip(index, scores(reward, [trajectories[i] for i in index]), strict=True))
@@ -207,8 +261,12 @@ def _multiplied(parts: Sequence[Score]) -> Score:
     return Score(math.prod(total for total in totals if total is not None), note=note)
 
 
-def _scope(*parts: Reward) -> Literal["trajectory", "group"]:
-    return "group" if any(part.scope == "group" for part in parts) else "trajectory"
+def _scope(*parts: Reward) -> Scope:
+    """What the most demanding of the parts asks for."""
+    asked = {part.scope for part in parts}
+    if {"group", "batch"} <= asked:
+        raise ConfigError("rewards of scope group and batch cannot be parts of one reward")
+    return "batch" if "batch" in asked else "group" if "group" in asked else "trajectory"
 
 
 def _check_parts(name: str, parts: tuple[Reward, ...]) -> None:

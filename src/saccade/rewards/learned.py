@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from safetensors import SafetensorError
@@ -17,7 +17,7 @@ from saccade.core.content import Text, text_of
 from saccade.core.errors import CheckpointError, ConfigError, ContractError, DataError
 from saccade.core.policy import LocalActor, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
-from saccade.core.reward import Reward, Score
+from saccade.core.reward import Reward, Scope, Score
 from saccade.core.trajectory import Context, Prompt, Task, Trajectory, forced_turn
 from saccade.rewards.answer import column
 from saccade.rewards.combine import scores
@@ -143,7 +143,7 @@ class PairwiseJudge(Reward):
     cancels. A trajectory alone in its group is unscored.
     """
 
-    scope: ClassVar[Literal["trajectory", "group"]] = "group"
+    scope: ClassVar[Scope] = "group"
 
     comparator: Comparator
 

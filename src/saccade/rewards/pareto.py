@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Bool, Float
 
 from saccade.core.errors import ConfigError
-from saccade.core.reward import Reward, Score
+from saccade.core.reward import Reward, Scope, Score
 from saccade.core.trajectory import Trajectory
 from saccade.rewards.combine import scores
 
@@ -26,7 +26,7 @@ class Standardised(Reward):
     can be part of other rewards.
     """
 
-    scope: ClassVar[Literal["trajectory", "group"]] = "group"
+    scope: ClassVar[Scope] = "group"
 
     terms: tuple[Reward, ...]
     eps: float = 1e-6
@@ -51,7 +51,7 @@ class ParetoFront(Reward):
     the outcome again, such as ``advantages.temporal.DiscountedReturn``.
     """
 
-    scope: ClassVar[Literal["trajectory", "group"]] = "group"
+    scope: ClassVar[Scope] = "group"
 
     terms: tuple[Reward, ...]
     dominated: float | None = None

@@ -19,7 +19,7 @@ def score(groups: Sequence[Group], rewards: Mapping[str, Reward]) -> None:
     """
     trajectories = [trajectory for group in groups for trajectory in group]
     for name, reward in rewards.items():
-        calls = [trajectories] if reward.scope == "trajectory" else [list(group) for group in groups]
+        calls = [list(group) for group in groups] if reward.scope == "group" else [trajectories]
         for call in calls:
             scores = list(reward(call))
             if len(scores) != len(call):

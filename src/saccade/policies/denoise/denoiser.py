@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from saccade.core.content import Image, Video
 from saccade.core.trajectory import Prompt
 from saccade.policies.denoise.noise import Process, upcast
 
@@ -24,6 +25,8 @@ class Denoiser(nn.Module, ABC):
     Rows are independent of each other. There is no dropout: what acted is what is trained.
     """
 
+    draws: ClassVar[type[Image] | type[Video]] = Image
+    """What finished latents are: pictures, or clips, whose pixels have an axis of frames before height and width."""
     process: Process
     shape: tuple[int, ...]
     """Of one latent, channels first."""
@@ -52,22 +55,30 @@ class Denoiser(nn.Module, ABC):
         """The network's prediction ``[R, *latent]`` for each row: its latent, process time and condition."""
 
     @abstractmethod
-    def decode(self, latent: Float[Tensor, "N *latent"]) -> Float[Tensor, "N 3 H W"]:
-        """Images in [0, 1], differentiable in the latent."""
+    def decode(self, latent: Float[Tensor, "N *latent"]) -> Float[Tensor, "N 3 *frames H W"]:
+        """Images or clips in [0, 1], differentiable in the latent."""
 
     @abstractmethod
-    def from_pixels(self, pixels: UInt8[np.ndarray, "H W 3"]) -> Float[Tensor, "*latent"]:
-        """The latent of a picture.
+    def from_pixels(self, pixels: UInt8[np.ndarray, "*frames H W 3"]) -> Float[Tensor, "*latent"]:
+        """The latent of a picture or clip.
 
         Raises:
-            DataError: the picture has another size than the images drawn here.
+            DataError: it has another size than those drawn here.
         """
 
     @torch.no_grad()
-    def to_pixels(self, latent: Float[Tensor, "N *latent"]) -> UInt8[np.ndarray, "N H W 3"]:
-        """Pictures of latents."""
-        image = self.decode(latent).float().clamp(0, 1).permute(0, 2, 3, 1)
+    def to_pixels(self, latent: Float[Tensor, "N *latent"]) -> UInt8[np.ndarray, "N *frames H W 3"]:
+        """Pictures or clips of latents."""
+        image = self.decode(latent).float().clamp(0, 1).movedim(1, -1)
         return (image * 255).round().to(torch.uint8).cpu().numpy()
+
+    def content(self, pixels: UInt8[np.ndarray, "*frames H W 3"]) -> Image | Video:
+        """What a policy puts out for the pixels of one latent."""
+        return Image(pixels.copy())
+
+    def pixels_of(self, part: Image | Video) -> UInt8[np.ndarray, "*frames H W 3"]:
+        """The pixels of a part of the kind that is drawn here."""
+        return part.pixels if isinstance(part, Image) else part.frames
 
 
 def take(conditions: Conditions, index: Int[Tensor, "R"]) -> Conditions:

@@ -9,12 +9,13 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from saccade.core.batch import Batch
-from saccade.core.content import Content, Image
+from saccade.core.content import Content, Image, Video
 from saccade.core.errors import CapabilityError, ConfigError, DataError
 from saccade.core.policy import Act, LogProbs, Need, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
@@ -71,7 +72,7 @@ class DenoiseSpec(PolicySpec):
 
 
 class DenoisePolicy(Policy):
-    """Draws an image in one turn. Actions are denoising steps, or draws of (time, noise) on the finished image.
+    """Draws an image or a clip in one turn. Actions are denoising steps, or draws of (time, noise) on what is finished.
 
     Prompts are encoded once per call. Equal states of a group (``shared_noise``) are evaluated once, in ``act`` and in
     ``log_prob``. With ``Sampling(deterministic=True)`` images come from ``eval_steps`` Euler steps, each seed with its
@@ -197,17 +198,20 @@ class DenoisePolicy(Policy):
         rule = likelihood if isinstance(likelihood, Surrogate) else self.spec.demonstrations
         acts = []
         for context, output in zip(contexts, outputs, strict=True):
-            images = [part for part in output if isinstance(part, Image)]
-            if len(images) != 1 or len(output) != 1:
+            wanted = self.denoiser.draws
+            drawn = [part for part in output if isinstance(part, wanted)]
+            if len(drawn) != 1 or len(output) != 1:
                 kinds = ", ".join(type(part).__name__ for part in output) or "nothing"
-                raise DataError(f"task {context.prompt.task.id!r}: a denoising policy draws one Image, got {kinds}")
-            latent = self.denoiser.from_pixels(images[0].pixels).to(self.states.dtype).cpu()
+                what = f"a denoising policy draws one {wanted.__name__}"
+                raise DataError(f"task {context.prompt.task.id!r}: {what}, got {kinds}")
+            pixels = self.denoiser.pixels_of(drawn[0])
+            latent = self.denoiser.from_pixels(pixels).to(self.states.dtype).cpu()
             # Both sides of a pair have the same task, and so the same draws.
             seed = fold_in(0, context.prompt.task.id)
             if not rule.shared:
-                seed = fold_in(seed, hashlib.blake2b(images[0].pixels.tobytes(), digest_size=8).hexdigest())
+                seed = fold_in(seed, hashlib.blake2b(pixels.tobytes(), digest_size=8).hexdigest())
             record = SurrogateRecord(latent, rule, seed, self.spec.sampler.steps, renewed=True)
-            acts.append(_act(images[0], record, torch.zeros(rule.draws), torch.ones(rule.draws, dtype=torch.bool)))
+            acts.append(_act(drawn[0], record, torch.zeros(rule.draws), torch.ones(rule.draws, dtype=torch.bool)))
         return acts
 
     def rsample(
@@ -218,8 +222,8 @@ class DenoisePolicy(Policy):
         seeds: Sequence[int],
         keep_last: int = 1,
         stop: int | None = None,
-    ) -> Float[Tensor, "N 3 H W"]:
-        """Images in [0, 1] with gradient through the last steps of their chains.
+    ) -> Float[Tensor, "N 3 *frames H W"]:
+        """Images or clips in [0, 1] with gradient through the last steps of their chains.
 
         Steps before them run without gradient; each of the last ones is checkpointed, so that memory does not grow with
         their number. Random steps are differentiated with their noise held fixed.
@@ -251,13 +255,17 @@ class DenoisePolicy(Policy):
 
     @torch.no_grad()
     def preview(self, turn: Turn, most: int) -> list[Image]:
-        """States of the chain from noise to image, evenly spaced, where the turn's record has them."""
+        """States of the chain from noise to image, evenly spaced, where the turn's record has them.
+
+        Those of a clip are its frames side by side.
+        """
         if not isinstance(turn.record, ChainRecord):
             return []
         states = turn.record.states
         chosen = torch.linspace(0, len(states) - 1, min(most, len(states))).round().long()
         with self.precision():
-            return [Image(p.copy()) for p in self.denoiser.to_pixels(states[chosen].to(self.states))]
+            drawn = self.denoiser.to_pixels(states[chosen].to(self.states))
+        return [Image(np.concatenate(p, 1) if p.ndim == 4 else p.copy()) for p in drawn]
 
     def size(self, trajectory: Trajectory) -> int:
         """Latent positions of the rows that carry gradient."""
@@ -289,7 +297,7 @@ class DenoisePolicy(Policy):
             if not still:
                 kinds = plan.kinds[m // plan.n]
                 mask = self.spec.choice.trained(kinds, fold_in(plan.seeds[m], "choice")) & (table.std > 0)
-            acts.append(_act(Image(pixels[m].copy()), record, logp[m].clone(), mask))
+            acts.append(_act(self.denoiser.content(pixels[m]), record, logp[m].clone(), mask))
         return acts
 
     def _surrogate_acts(
@@ -307,7 +315,8 @@ class DenoisePolicy(Policy):
             of = plan.prompt.repeat_interleave(plan.n).tolist()
             logp = self._matching(kept, wanted, of, prompts, 0, Need())[0].reshape(logp.shape).float().cpu()
         mask = torch.full((rule.draws,), not still)
-        return [_act(Image(p.copy()), r, lp.clone(), mask.clone()) for p, r, lp in zip(pixels, kept, logp, strict=True)]
+        made = [self.denoiser.content(p) for p in pixels]
+        return [_act(part, r, lp.clone(), mask.clone()) for part, r, lp in zip(made, kept, logp, strict=True)]
 
     def _score_chains(self, batch: Batch, need: Need) -> tuple[Tensor, Tensor, Tensor, Tensor | None] | None:
         found = _turns(batch, ChainRecord)
@@ -372,8 +381,8 @@ class DenoisePolicy(Policy):
         return -rule.weighting(error, level), kl
 
 
-def _act(image: Image, record: Any, logp: Tensor, mask: Tensor) -> Act:
-    return Act((image,), record, logp, mask, torch.zeros(len(logp), dtype=torch.int64))
+def _act(drawn: Image | Video, record: Any, logp: Tensor, mask: Tensor) -> Act:
+    return Act((drawn,), record, logp, mask, torch.zeros(len(logp), dtype=torch.int64))
 
 
 def _different(prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:

@@ -117,6 +117,22 @@ class NoiseWeighting(Weighting):
 
 
 @dataclass(frozen=True)
+class SignalWeighting(Weighting):
+    """``(1 - level)^power error``: with power 2 the weight that Flow-DPO's derivation gives (arXiv:2501.13918).
+
+    Errors at high noise, where a flow decides what is drawn, hardly count.
+    """
+
+    power: float = 2.0
+
+    def __call__(self, error: Float[Tensor, "R"], level: Float[Tensor, "R"]) -> Float[Tensor, "R"]:
+        return self.distance(error, level)
+
+    def distance(self, squared: Float[Tensor, "R"], level: Float[Tensor, "R"]) -> Float[Tensor, "R"]:
+        return (1 - level.to(squared)) ** self.power * squared
+
+
+@dataclass(frozen=True)
 class GeneralisedHuber(Weighting):
     """``level / p ((error + d)^p - d^p)``,  ``d = 1e-10``: large errors count less (AWM, arXiv:2509.25050).
 

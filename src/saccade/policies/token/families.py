@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -222,13 +222,13 @@ FAMILIES: dict[str, type[Family]] = {
 """By ``config.model_type``."""
 
 
-def family_of(config: Any, where: str) -> type[Family]:
+def family_of(config: Any, where: str, families: Mapping[str, type[Family]] = FAMILIES) -> type[Family]:
     """The family of a model configuration.
 
     Raises:
         ConfigError: there is none.
     """
-    if config.model_type not in FAMILIES:
-        known = ", ".join(FAMILIES)
+    if config.model_type not in families:
+        known = ", ".join(families)
         raise ConfigError(f"{where}: architecture {config.model_type!r} is not supported; supported are {known}")
-    return FAMILIES[config.model_type]
+    return families[config.model_type]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,13 +25,13 @@ from saccade.core.trajectory import Context, Prompt
 from saccade.policies.lora import merged_state
 from saccade.policies.token.chat import ChatReader
 from saccade.policies.token.direct import Direct
-from saccade.policies.token.families import Family, family_of
+from saccade.policies.token.families import FAMILIES, Family, family_of
 from saccade.policies.token.features import FEATURES_KEPT, FeatureCache
 from saccade.policies.token.passes import Chosen, DecodePass, Pass, PrefixPass, SuffixPass
 from saccade.policies.token.policy import Decoder, TokenPolicy, stamp_of
 from saccade.policies.token.prefix import Packing, Prefixes, Suffixes
 from saccade.policies.token.record import TokenRecord
-from saccade.policies.token.rows import Rows, padded, present
+from saccade.policies.token.rows import Chunk, Rows, padded, present
 from saccade.policies.token.sharing import share_prefixes, use_passes
 from saccade.policies.token.tags import tag_segments
 
@@ -62,6 +62,7 @@ class HFVisionLanguagePolicy(TokenPolicy):
     """
 
     spec: HFVisionLanguage
+    reader: ChatReader
 
     def __init__(self, spec: HFVisionLanguage, model: Any, reader: ChatReader) -> None:
         super().__init__()
@@ -376,13 +377,21 @@ class _Copying:
         self.cache.batch_select_indices(index)
 
 
-def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLanguagePolicy:
-    """The policy that the spec describes; errors as ``HFVisionLanguage.build``."""
+def load(
+    spec: HFVisionLanguage,
+    device: torch.device,
+    seed: int,
+    *,
+    families: Mapping[str, type[Family]] = FAMILIES,
+    read: Callable[..., ChatReader] = ChatReader,
+    make: Callable[..., HFVisionLanguagePolicy] | None = None,
+) -> HFVisionLanguagePolicy:
+    """The policy that the spec describes, of the class ``make``; errors as ``HFVisionLanguage.build``."""
     where = f"policy.model {spec.model!r}"
     if spec.model.startswith((".", "/", "~")) and not Path(spec.model).is_dir():
         raise ConfigError(f"{where}: there is no such folder")
     config = _load(AutoConfig, where, "configuration", spec.model)
-    kind = family_of(config, where)
+    kind = family_of(config, where, families)
     tokenizer = _load(AutoTokenizer, where, "tokenizer", spec.model)
     image_processor = _load(AutoImageProcessor, where, "image processor", spec.model, backend="pil")
     model, info = _load(
@@ -403,14 +412,12 @@ def load(spec: HFVisionLanguage, device: torch.device, seed: int) -> HFVisionLan
     placeholder = tokenizer.convert_ids_to_tokens(config.image_token_id)
     if placeholder is None:
         raise ConfigError(f"{where}: its tokenizer has no token {config.image_token_id}, which stands for pictures")
-    reader = ChatReader(
-        tokenizer, _template(spec.model, tokenizer), kind(config, image_processor, placeholder), spec.system
-    )
+    reader = read(tokenizer, _template(spec.model, tokenizer), kind(config, image_processor, placeholder), spec.system)
     if spec.lora is not None:
         model = spec.lora(model, seed, frozen=(kind.vision,) if spec.freeze_vision else ())
     elif spec.freeze_vision:
         model.get_submodule(f"model.{kind.vision}").requires_grad_(False)
-    policy = HFVisionLanguagePolicy(spec, model, reader).to(device)
+    policy = (make or HFVisionLanguagePolicy)(spec, model, reader).to(device)
     if spec.prefix == "shared":
         share_prefixes(policy)
     if not policy.shared and "sliding_attention" in (getattr(policy.backbone.config, "layer_types", None) or ()):

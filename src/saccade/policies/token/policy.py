@@ -17,10 +17,11 @@ from saccade.core.errors import CapabilityError
 from saccade.core.policy import Act, LogProbs, Need, Policy, Sampling
 from saccade.core.reference import AdaptersOff
 from saccade.core.trajectory import Context, Prompt, Trajectory
+from saccade.policies.token.grammar import Free, Grammar
 from saccade.policies.token.passes import Chosen, DecodePass
 from saccade.policies.token.prefix import Network, PrefixBook, needed, read_suffixes, states_at
 from saccade.policies.token.rows import Reader, Rows, batch_rows, context_rows
-from saccade.policies.token.sampling import draw, entropy, exact_kl, tempered, uniforms
+from saccade.policies.token.sampling import draw, entropy, exact_kl, restricted, tempered, uniforms
 
 LOGITS_AT_ONCE = 2**24
 """Most logits held at a time in ``log_prob``; with gradient they are computed again in the backward pass."""
@@ -78,6 +79,17 @@ class TokenPolicy(Policy):
     @abstractmethod
     def decoder(self, tokens: DecodePass, position: Int[Tensor, "N"], room: int) -> Decoder:
         """What reads on from ``position``, with shared prefixes."""
+
+    def alternatives(self, token: Int[Tensor, "M"]) -> Bool[Tensor, "M V"] | None:
+        """Tokens that could have stood where each of these was drawn; None: any, everywhere.
+
+        Log-probabilities are over these. They agree with what the ``grammar`` allowed when the token was drawn.
+        """
+        return None
+
+    def grammar(self, rows: Rows, n: int) -> Grammar:
+        """What says which tokens may come next in ``n`` turns of each row that are about to be written."""
+        return Free()
 
     @abstractmethod
     def as_act(self, ids: Int[Tensor, "T"], logp: Float[Tensor, "T"], temperature: float, trained: bool) -> Act:
@@ -198,14 +210,15 @@ class TokenPolicy(Policy):
         token, temperature = token.to(states.device), temperature.to(states.device)
 
         def some(state: Tensor, index: Tensor) -> dict[str, Tensor]:
-            logp = tempered(head(state), temperature[index])
+            allowed = self.alternatives(token[index])
+            logp = tempered(restricted(head(state), allowed), temperature[index])
             columns = {"logp": logp.gather(1, token[index, None])[:, 0]}
             if need.entropy:
                 columns["entropy"] = entropy(logp)
             if reference is not None:
                 theirs, their_head = reference
                 with torch.no_grad():
-                    base = tempered(their_head(theirs[index]), temperature[index])
+                    base = tempered(restricted(their_head(theirs[index]), allowed), temperature[index])
                 columns["kl"] = exact_kl(logp, base)
             if need.distribution:
                 columns["distribution"] = logp.detach()
@@ -224,6 +237,7 @@ class TokenPolicy(Policy):
         room, total = sampling.max_actions, len(contexts) * n
         rows = context_rows(contexts, self.reader)
         state, decoder = self._begin(rows, n, room) if self.shared else self.plain_decoder(rows, n, room)
+        grammar = self.grammar(rows, n)
         numbers = uniforms(seeds, room).to(self.device)
         stop = torch.tensor(sorted(self.ends), dtype=torch.int64, device=self.device)
         ids = torch.zeros(total, room, dtype=torch.int64, device=self.device)
@@ -232,9 +246,9 @@ class TokenPolicy(Policy):
         alive = torch.arange(total, device=self.device)
         going = torch.ones_like(alive, dtype=torch.bool)
         for t in range(room):
-            token, chosen = draw(self.head(state), numbers[alive, t], sampling)
+            token, chosen = draw(restricted(self.head(state), grammar.allowed()), numbers[alive, t], sampling)
             ids[alive, t], logp[alive, t] = token, chosen.float()
-            ended = torch.isin(token, stop)
+            ended = torch.isin(token, stop) | grammar.step(token)
             length[alive[going & ended]] = t + 1
             going = going & ~ended
             left = int(going.sum())
@@ -244,6 +258,7 @@ class TokenPolicy(Policy):
                 index = going.nonzero()[:, 0]
                 alive, token, going = alive[index], token[index], going[index]
                 decoder.keep(index)
+                grammar.keep(index)
             state = decoder.step(token)
         ids, logp = ids.cpu(), logp.cpu()
         return [

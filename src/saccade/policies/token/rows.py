@@ -72,6 +72,12 @@ class Rows:
     """Where the state after the last action is read, where that was asked for."""
 
     @property
+    def last_token(self) -> Int[Tensor, "R"]:
+        """The token at the end of each row, or of its prefix where the row is empty."""
+        ends = zip(self.ids, self.prompt.tolist(), self.length.tolist(), strict=True)
+        return torch.tensor([int(row[n - 1] if n else self.prefix[p].ids[-1]) for row, p, n in ends])
+
+    @property
     def positions(self) -> int:
         """Tokens of prefixes and suffixes, without padding."""
         return sum(len(chunk.ids) for chunk in self.prefix) + int(self.length.sum())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from saccade.core.policy import Sampling
@@ -21,6 +21,11 @@ def uniforms(seeds: Sequence[int], steps: int) -> Float[Tensor, "N T"]:
     for row, seed in zip(numbers, seeds, strict=True):
         row.uniform_(generator=torch_generator(seed))
     return numbers
+
+
+def restricted(logits: Float[Tensor, "N V"], allowed: Bool[Tensor, "N V"] | None) -> Float[Tensor, "N V"]:
+    """Logits with minus infinity for what is not allowed; None allows everything."""
+    return logits if allowed is None else logits.masked_fill(~allowed, -torch.inf)
 
 
 def tempered(logits: Float[Tensor, "*n V"], temperature: float | Float[Tensor, "*n"] = 1.0) -> Float[Tensor, "*n V"]:
@@ -68,5 +73,8 @@ def entropy(logp: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
 
 
 def exact_kl(logp: Float[Tensor, "*n V"], reference: Float[Tensor, "*n V"]) -> Float[Tensor, "*n"]:
-    """``KL(p || q) = sum over v of p_v (log p_v - log q_v)`` over the whole vocabulary."""
-    return (logp.exp() * (logp - reference)).sum(-1)
+    """``KL(p || q) = sum over v of p_v (log p_v - log q_v)``; where p is zero, nothing is added."""
+    # Minus infinity minus itself would be no number, even times zero.
+    impossible = logp == -torch.inf
+    ratio = logp.masked_fill(impossible, 0.0) - reference.masked_fill(impossible, 0.0)
+    return (logp.exp() * ratio).sum(-1)

@@ -16,12 +16,12 @@ from saccade.core.errors import ConfigError, DataError
 from saccade.core.policy import Act, PolicySpec
 from saccade.core.trajectory import Context, Observation, Turn
 from saccade.policies.folder import read_policy, write_policy
-from saccade.policies.token.passes import DecodePass
-from saccade.policies.token.policy import Decoder, TokenPolicy
+from saccade.policies.token.policy import TokenPolicy
 from saccade.policies.token.record import TokenRecord
-from saccade.policies.token.rows import Chunk, Rows
+from saccade.policies.token.rows import Chunk
 from saccade.policies.token.tags import tag_segments
-from saccade.policies.token.trunk import Reading, Slots, Trunk
+from saccade.policies.token.trunk import Trunk
+from saccade.policies.token.trunk_policy import TrunkPolicy
 from saccade.policies.token.vocabulary import Vocabulary
 
 
@@ -120,7 +120,7 @@ class TinyReader:
         return Chunk(torch.tensor([*ids, self.vocabulary.start]), tuple(images))
 
 
-class TinyVLMPolicy(TokenPolicy):
+class TinyVLMPolicy(TrunkPolicy):
     """Prompts are encoded and read once, in ``act`` for all samples and in ``log_prob`` for all trajectories."""
 
     spec: TinyVLM
@@ -136,29 +136,8 @@ class TinyVLMPolicy(TokenPolicy):
         self.head = nn.Linear(spec.width, self.vocabulary.outputs, bias=False)
         nn.init.normal_(self.head.weight, std=0.02)
 
-    @property
-    def network(self) -> Trunk:
-        return self.trunk
-
     def same_alternatives(self, other: TokenPolicy) -> bool:
         return isinstance(other, TinyVLMPolicy) and other.vocabulary.texts == self.vocabulary.texts
-
-    def plain_states(self, rows: Rows, row: Int[Tensor, "M"], at: Int[Tensor, "M"]) -> Float[Tensor, "M D"]:
-        reading = self.trunk.read(rows, int(rows.at.max()) + 1)
-        return self.trunk.states(reading, rows.prompt[row], row, at)
-
-    def plain_decoder(self, rows: Rows, n: int, room: int) -> tuple[Float[Tensor, "N D"], Decoder]:
-        contexts = len(rows.prompt)
-        reading = self.trunk.read(rows, rows.ids.shape[1])
-        hidden = self.trunk.states(reading, rows.prompt, torch.arange(contexts), rows.length - 1)
-        source = torch.arange(contexts) if rows.ids.shape[1] else rows.prompt
-        copies = source.repeat_interleave(n).to(self.device)
-        position = torch.tensor([len(rows.prefix[p].ids) for p in rows.prompt.tolist()]) + rows.length
-        position = position.repeat_interleave(n).to(self.device)
-        return hidden.repeat_interleave(n, 0), _Copying(self.trunk, reading, copies, position, room)
-
-    def decoder(self, tokens: DecodePass, position: Int[Tensor, "N"], room: int) -> Decoder:
-        return _Sharing(self.trunk, tokens, position)
 
     def encode(self, contexts: Sequence[Context], outputs: Sequence[Content]) -> list[Act]:
         return [self._written(output) for _, output in zip(contexts, outputs, strict=True)]
@@ -186,40 +165,3 @@ class TinyVLMPolicy(TokenPolicy):
             ids += self.vocabulary.encode(part.text, strict=True)
         tokens = torch.tensor([*ids, self.vocabulary.end])
         return self.as_act(tokens, torch.zeros(len(tokens)), 1.0, trained=True)
-
-
-class _Sharing:
-    """Reads on over one copy of each prefix."""
-
-    def __init__(self, trunk: Trunk, tokens: DecodePass, position: Int[Tensor, "N"]) -> None:
-        self.trunk, self.tokens, self.position = trunk, tokens, position
-
-    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
-        state = self.trunk.decode(token, self.position, self.tokens)
-        self.position = self.position + 1
-        return state
-
-    def keep(self, index: Int[Tensor, "n"]) -> None:
-        self.tokens.keep(index)
-        self.position = self.position[index]
-
-
-class _Copying:
-    """Reads on with a copy of the prefix's keys and values for every row."""
-
-    def __init__(
-        self, trunk: Trunk, reading: Reading, copies: Int[Tensor, "N"], position: Int[Tensor, "N"], room: int
-    ) -> None:
-        self.trunk, self.position = trunk, position
-        self.memory = [Slots(layer, copies, room) for layer in reading.memory]
-        self.seen = torch.cat([reading.present[copies], reading.present.new_ones(len(copies), room)], 1)
-
-    def step(self, token: Int[Tensor, "N"]) -> Float[Tensor, "N D"]:
-        state = self.trunk.step(token, self.position, self.memory, self.seen[:, : self.memory[0].filled + 1])
-        self.position = self.position + 1
-        return state
-
-    def keep(self, index: Int[Tensor, "n"]) -> None:
-        self.position, self.seen = self.position[index], self.seen[index]
-        for layer in self.memory:
-            layer.keep(index)

@@ -181,20 +181,21 @@ class Trunk(nn.Module):
     """Rows of tokens and images to hidden states. Every prefix is forwarded once, every image encoded once.
 
     ``read`` pads and masks, with a copy of the prefix's keys and values for each row; ``prefixes`` and ``suffixes``
-    read the same without padding or copies.
+    read the same without padding or copies. With ``max_images`` 0 there is no encoder: all is tokens.
     """
 
     def __init__(self, vocabulary: int, image: int, width: int, layers: int, heads: int, patch: int, side: int,
                  max_images: int) -> None:  # fmt: skip
         super().__init__()
         self.image, self.side, self.max_images, self.depth = image, side, max_images, width // heads
-        self.stem = Stem(width, patch, side)
+        self.stem = Stem(width, patch, side) if max_images else None
         self.embed = nn.Embedding(vocabulary, width)
-        self.order = nn.Embedding(max_images, width)
+        self.order = nn.Embedding(max_images, width) if max_images else None
         self.blocks = nn.ModuleList(Block(width, heads, layers) for _ in range(layers))
         self.norm = nn.LayerNorm(width)
         for embedding in (self.embed, self.order):
-            nn.init.normal_(embedding.weight, std=0.02)
+            if embedding is not None:
+                nn.init.normal_(embedding.weight, std=0.02)
         self.images_encoded = 0
         """Images that went through the stem so far."""
         self.positions_read = 0
@@ -299,6 +300,7 @@ class Trunk(nn.Module):
         pictures = {id(picture): picture for images in shown for picture in images if id(picture) not in known}
         if not pictures:
             return {}
+        assert self.stem is not None, "pictures are shown to a trunk that has no encoder"
         encoded = self.stem(self._pixels(list(pictures.values())).to(self.embed.weight.device))
         self.images_encoded += len(pictures)
         return dict(zip(pictures, encoded.unbind(), strict=True))
@@ -309,11 +311,12 @@ class Trunk(nn.Module):
         """Visual tokens as they stand in the rows, each picture with its number in the whole context."""
         order = [start + i for start, images in zip(before, shown, strict=True) for i in range(len(images))]
         if not order:
-            return self.stem.place.new_zeros(0, self.embed.embedding_dim)
+            return self.embed.weight.new_zeros(0, self.embed.embedding_dim)
         if max(order) >= self.max_images:
             raise DataError(
                 f"a context holds {max(order) + 1} images or frames, but policy.max_images is {self.max_images}"
             )
+        assert self.order is not None, "pictures are shown to a trunk that has no encoder"
         features = torch.stack([encoded[id(picture)] for images in shown for picture in images])
         number = torch.tensor(order, device=features.device)
         return (features + self.order(number)[:, None]).flatten(0, 1)

@@ -116,7 +116,7 @@ class Vocabulary:
         if piece in self._index:
             return [self._index[piece]]
         if strict:
-            raise DataError(f"TinyVLM has no token for {piece!r}; known words can be added with policy.words")
+            raise DataError(f"the vocabulary has no token for {piece!r}; known words can be added with policy.words")
         return [self._index.get(piece.lower(), self.unknown)]
 
     def _filler(self, previous: int, gap: int, token: int) -> list[int]:

@@ -1,0 +1,1 @@
+"""Policies that put out solids: meshes and pictures of them."""

@@ -1,0 +1,1 @@
+"""Policies that read and write both text and pictures, as tokens of one joint vocabulary."""

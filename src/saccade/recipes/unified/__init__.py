@@ -1,0 +1,1 @@
+"""Recipes for policies that both see and draw."""

@@ -1,0 +1,88 @@
+"""What the recipes of video generation promise, without training them to the end."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from saccade.advantages.shaping import BatchWhiten
+from saccade.core import config
+from saccade.core.batch import pack
+from saccade.core.policy import Sampling
+from saccade.core.trajectory import Context, Prompt, Trajectory, Turn
+from saccade.policies.denoise.surrogate import NoiseWeighting, SignalWeighting
+from saccade.recipes.generation.clips import clips, generator, pretrained
+from saccade.recipes.generation.dance_grpo import dance_grpo
+from saccade.recipes.generation.video_reward import video_reward
+from saccade.rollout.score import score
+
+
+def rollouts(recipe, prompts=3, n=4):
+    policy = recipe.policy.build(torch.device("cpu"), 0)
+    starts = [Prompt(task, task.prompt) for task in recipe.env.tasks[:prompts]]
+    acts = policy.act([Context(p) for p in starts], n=n, sampling=Sampling(), seeds=range(prompts * n))
+    return policy, [
+        [Trajectory(p, [Turn(a.output, a.record, a.logp, a.mask, a.segment)]) for a in some]
+        for p, some in zip(starts, acts, strict=True)
+    ]
+
+
+def test_dance_grpo_trains_sixty_per_cent_of_all_steps_but_the_last_from_one_noise():
+    recipe = dance_grpo()
+    policy, groups = rollouts(recipe)
+    for group in groups:
+        starts = torch.stack([t.turns[0].record.state(0) for t in group])
+        assert bool((starts == starts[:1]).all())
+        masks = torch.stack([t.turns[0].mask for t in group])
+        assert masks.sum(1).tolist() == [round(0.6 * 7)] * len(group) and not bool(masks[:, -1].any())
+        assert len({str(row) for row in masks.tolist()}) > 1
+    batch = pack(groups)
+    with torch.no_grad():
+        ratio = (policy.log_prob(batch).logp - batch.old_logp)[batch.mask].exp()
+    assert float((ratio - 1).abs().max()) < 1e-6
+
+
+def test_the_global_baseline_blames_hard_prompts():
+    """Without group normalisation a prompt's difficulty decides on the sign; with it every group has mean 0."""
+    recipe = dance_grpo()
+    plain = config.overlay(recipe, recipe.ablation.without)
+    assert isinstance(plain.advantage, BatchWhiten)
+    _, groups = rollouts(recipe)
+    score(groups, recipe.rewards)
+    for k, group in enumerate(groups):
+        for i, trajectory in enumerate(group):
+            trajectory.scores["mechanics"] = replace(
+                trajectory.scores["mechanics"], value=[0.9, 0.5, 0.1][k] + 0.01 * i
+            )
+    batch = pack(groups)
+    mine, other = recipe.advantage(batch), plain.advantage(batch)
+    means = [[float(a[batch.group == g][batch.mask[batch.group == g]].mean()) for g in range(3)] for a in (mine, other)]
+    assert means[0] == pytest.approx([0, 0, 0], abs=1e-6) and means[1][0] > 1 and means[1][2] < -1
+
+
+def test_recipes_share_the_pretrained_generator():
+    stages = [make().stages["pretraining"] for make in (dance_grpo, video_reward)]
+    assert config.dump(stages[0]) == config.dump(stages[1]) == config.dump(pretrained("tiny")["pretraining"])
+    assert stages[0].policy == generator("tiny")
+
+
+def test_nothing_held_out_is_trained_or_pretrained_on():
+    recipe = dance_grpo()
+    for tasks in (recipe.env.tasks, recipe.stages["pretraining"].env.tasks):
+        assert all(tasks.task(i).info["held"] == "" for i in range(60))
+    held = [recipe.evaluation.tasks.task(i).info["held"] for i in range(recipe.evaluation.limit)]
+    assert held.count("speed") == held.count("direction") == 60
+    assert clips("tiny").split("test") == recipe.evaluation.tasks
+
+
+def test_flow_dpo_has_one_weight_at_all_times_and_its_ablation_the_schedule():
+    """beta (1 - t)^2: at noise level 1/4 an error counts (3/4)^2, against 1 with a constant weight."""
+    recipe = video_reward()
+    plain = config.overlay(recipe, recipe.ablation.without)
+    assert recipe.policy.likelihood.weighting == NoiseWeighting(0.0)
+    assert plain.policy.likelihood.weighting == SignalWeighting(2.0)
+    error, level = torch.tensor([2.0, 2.0]), torch.tensor([0.25, 1.0])
+    assert recipe.policy.likelihood.weighting(error, level).tolist() == [2.0, 2.0]
+    assert plain.policy.likelihood.weighting(error, level).tolist() == pytest.approx([2 * 9 / 16, 0.0])
+    assert math.isclose(recipe.objective["dpo"].inner.beta, 62.5)

@@ -26,13 +26,18 @@ from saccade.rewards import (
     match,
     networks,
     pareto,
+    physics,
     preference,
     pretrained,
     sandbox,
+    selection,
     shapes,
+    silhouette,
+    templates,
     text,
     user,
     verify,
+    video_preference,
 )
 from saccade.rewards.answer import AnswerReward
 from saccade.rewards.combine import scores
@@ -55,12 +60,17 @@ MODULES = (
     match,
     networks,
     pareto,
+    physics,
     preference,
     pretrained,
+    selection,
     shapes,
+    silhouette,
+    templates,
     text,
     user,
     verify,
+    video_preference,
 )
 
 

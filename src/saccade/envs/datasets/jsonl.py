@@ -29,33 +29,25 @@ Everything but the pixels is checked when the file is first used. Every error is
 
 from __future__ import annotations
 
-import base64
-import binascii
-import io
-import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any
 
-import numpy as np
-from PIL import Image as Picture
-from PIL import ImageOps, ImageSequence
-
-from saccade.core.content import Image, Part, Text, Video
+from saccade.core.content import Text
 from saccade.core.environment import Split, Tasks
 from saccade.core.errors import ConfigError, DataError
 from saccade.core.random import numpy_generator
 from saccade.core.trajectory import Task
+from saccade.envs.datasets.media import Media, MediaKind, Place, short
+from saccade.envs.datasets.rows import READERS, read_rows
 
 ASKED = ("prompt", "messages", "problem")
 ANSWERED = ("answer", "solution", "reward_model")
 SHOWN = ("image", "images", "video", "videos")
 PLACE = re.compile(r"<(image|video)>")
-MediaKind = Literal["image", "video"]
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ class JsonlTasks(Tasks):
     def __post_init__(self) -> None:
         if not 0 <= self.held_out < 1:
             raise ConfigError(f"tasks.held_out must be in [0, 1), got {self.held_out}")
-        if Path(self.path).suffix not in (".jsonl", ".json", ".parquet"):
+        if Path(self.path).suffix not in READERS:
             raise ConfigError(f"tasks.path must end in .jsonl, .json or .parquet, got {self.path!r}")
 
     def __len__(self) -> int:
@@ -110,119 +102,13 @@ class JsonlTasks(Tasks):
         return rows
 
 
-# --- pictures ---------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Place:
-    """Where in which file something stands; raises the errors."""
-
-    file: str
-    row: int
-    field: str
-
-    def at(self, suffix: str) -> _Place:
-        return replace(self, field=self.field + suffix)
-
-    def wrong(self, found: str, expected: str) -> NoReturn:
-        raise DataError(f"{self.file}: row {self.row}: {self.field}: found {found}, expected {expected}")
-
-
-@dataclass(frozen=True)
-class _Media:
-    """A picture or video that is not decoded yet."""
-
-    kind: MediaKind
-    source: Any
-    root: Path
-    place: _Place
-
-    def decoded(self) -> Part:
-        if self.kind == "image":
-            return Image(self._pixels(self.source))
-        frames, fps = self._frames() if isinstance(self.source, list) else self._animation()
-        sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})
-        if len(sizes) != 1:
-            self.place.wrong(f"frames of sizes {', '.join(f'{w} x {h}' for w, h in sizes)}", "frames of one size")
-        return Video(np.stack(frames), fps)
-
-    def check(self) -> None:
-        """Whatever can be checked without decoding."""
-        sources = self.source if self.kind == "video" and isinstance(self.source, list) else [self.source]
-        if not sources:
-            self.place.wrong("an empty list", "at least one frame")
-        for source in sources:
-            self._encoded(source)
-
-    def _encoded(self, source: Any) -> bytes | Path:
-        expected = f"a{'n image' if self.kind == 'image' else ' video'}: path, data URI, bytes, or {{bytes, path}}"
-        if isinstance(source, Mapping):
-            source = source.get("bytes") or source.get("path")
-        if isinstance(source, bytes) and source:
-            return source
-        if not isinstance(source, str) or not source:
-            self.place.wrong(_short(source), expected)
-        if source.startswith("data:"):
-            _, comma, encoded = source.partition(";base64,")
-            if not comma:
-                self.place.wrong(_short(source), expected)
-            try:
-                return base64.b64decode(encoded, validate=True)
-            except binascii.Error as error:
-                self.place.wrong(f"a data URI that is not base64 ({error})", expected)
-        if "://" in source:
-            self.place.wrong(_short(source), "a local file; nothing is downloaded while training")
-        path = self.root / source
-        if not _is_file(path):
-            self.place.wrong(f"no file {_short(str(path), 200)}", "a picture that exists")
-        return path
-
-    def _open(self, source: Any) -> Picture.Image:
-        where = self._encoded(source)
-        return Picture.open(io.BytesIO(where) if isinstance(where, bytes) else where)
-
-    def _pixels(self, source: Any) -> np.ndarray:
-        with self._reading(source), self._open(source) as picture:
-            return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-
-    def _frames(self) -> tuple[list[np.ndarray], float]:
-        return [self._pixels(source) for source in self.source], 1.0
-
-    def _animation(self) -> tuple[list[np.ndarray], float]:
-        with self._reading(self.source), self._open(self.source) as picture:
-            frames = [np.array(frame.convert("RGB")) for frame in ImageSequence.Iterator(picture)]
-            milliseconds = picture.info.get("duration", 0)
-        return frames, 1000.0 / milliseconds if milliseconds else 1.0
-
-    @contextmanager
-    def _reading(self, source: Any) -> Iterator[None]:
-        """What PIL raises over a bad picture becomes an error that names it."""
-        try:
-            yield
-        except DataError:
-            raise
-        except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
-            why = " ".join(str(error).split())[:120]
-            self.place.wrong(
-                f"{_short(source)}, which cannot be read ({why})",
-                f"{'an image' if self.kind == 'image' else 'a video'} that can be read",
-            )
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long or with a null character is no file's
-        return False
-
-
 # --- the file ---------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class _Row:
     number: int
-    prompt: tuple[Text | _Media, ...]
+    prompt: tuple[Text | Media, ...]
     answer: Any
     gold: str | None
     info: Mapping[str, Any]
@@ -239,55 +125,10 @@ def _part(path: Path, root: Path, mtime: int, size: int, part: Split, held_out: 
 @lru_cache(maxsize=8)
 def _read(path: Path, root: Path, mtime: int, size: int) -> tuple[_Row, ...]:
     """All rows, checked. A file that changes has another key."""
-    read = {".jsonl": _lines, ".json": _list, ".parquet": _parquet}[path.suffix]
-    rows: tuple[_Row, ...] = tuple(_row(str(path), number, columns, root) for number, columns in read(path))
+    rows: tuple[_Row, ...] = tuple(_row(str(path), number, columns, root) for number, columns in read_rows(path))
     if not rows:
         raise DataError(f"{path}: found no rows, expected at least one")
     return rows
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}: found bytes that are no text at offset {error.start}, expected UTF-8") from None
-    except OSError as error:
-        raise DataError(f"{path}: found a file that cannot be read ({error.strerror}), expected JSON") from None
-
-
-def _lines(path: Path) -> Iterator[tuple[int, Any]]:
-    # Not splitlines: it also breaks at characters that JSON allows within a string.
-    for number, line in enumerate(_text(path).split("\n"), start=1):
-        if line.strip():
-            try:
-                columns = json.loads(line)
-            except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}: row {number}: found bad JSON ({error}), expected one JSON object") from None
-            yield number, columns
-
-
-def _list(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        rows = json.loads(_text(path))
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: found bad JSON ({error}), expected a list of rows") from None
-    if not isinstance(rows, list):
-        raise DataError(f"{path}: found {_short(rows)}, expected a list of rows")
-    yield from enumerate(rows, start=1)
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
-    try:
-        import pyarrow as arrow
-        from pyarrow import parquet
-    except ImportError:
-        raise DataError(f"{path}: parquet files need pyarrow; install saccade[vlm]") from None
-    try:
-        rows = parquet.read_table(path).to_pylist()
-    except (arrow.ArrowException, OSError) as error:
-        why = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: found a file that cannot be read ({why}), expected parquet data") from None
-    yield from enumerate(rows, start=1)
 
 
 # --- a row ------------------------------------------------------------------------------------------------------------
@@ -300,7 +141,7 @@ class _Mark:
     kind: MediaKind
 
 
-_Piece = str | _Mark | _Media
+_Piece = str | _Mark | Media
 
 
 @dataclass(frozen=True)
@@ -314,17 +155,17 @@ class _Asked:
 
 def _row(file: str, number: int, columns: Any, root: Path) -> _Row:
     if not isinstance(columns, Mapping):
-        _Place(file, number, "row").wrong(_short(columns), "an object with one entry a column")
-    places = {name: _Place(file, number, str(name)) for name in columns}
+        Place(file, number, "row").wrong(short(columns), "an object with one entry a column")
+    places = {name: Place(file, number, str(name)) for name in columns}
     asked = next((name for name in ASKED if name in columns), None)
     if asked is None:
         names = ", ".join(map(str, columns)) or "none"
-        _Place(file, number, "prompt").wrong(f"the columns {names}", f"one of {', '.join(ASKED)}")
+        Place(file, number, "prompt").wrong(f"the columns {names}", f"one of {', '.join(ASKED)}")
     question = _asked(places[asked], columns[asked], root)
     media = [one for name in SHOWN if name in columns for one in _media(places[name], columns[name], root)]
     prompt = _placed(places[asked], question, media)
     for part in prompt:
-        if isinstance(part, _Media):
+        if isinstance(part, Media):
             part.check()
 
     answered = next((name for name in ANSWERED if name in columns), None)
@@ -340,7 +181,7 @@ def _row(file: str, number: int, columns: Any, root: Path) -> _Row:
     return _Row(number, prompt, gold if answer is None else answer, gold, info)
 
 
-def _asked(place: _Place, value: Any, root: Path) -> _Asked:
+def _asked(place: Place, value: Any, root: Path) -> _Asked:
     if isinstance(value, str):
         if not value.strip():
             place.wrong("empty text", "a question")
@@ -361,14 +202,14 @@ def _asked(place: _Place, value: Any, root: Path) -> _Asked:
     return _Asked(earlier, now, said)
 
 
-def _messages(place: _Place, value: Any, root: Path) -> list[tuple[str, list[_Piece]]]:
+def _messages(place: Place, value: Any, root: Path) -> list[tuple[str, list[_Piece]]]:
     if not isinstance(value, list) or not value:
-        place.wrong(_short(value), "text or a list of chat messages")
+        place.wrong(short(value), "text or a list of chat messages")
     messages: list[tuple[str, list[_Piece]]] = []
     for i, message in enumerate(value):
         here = place.at(f"[{i}]")
         if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
-            here.wrong(_short(message), "a chat message with role and content")
+            here.wrong(short(message), "a chat message with role and content")
         content, here = message.get("content"), here.at(".content")
         if isinstance(content, str):
             messages.append((message["role"], _pieces(content)))
@@ -376,18 +217,18 @@ def _messages(place: _Place, value: Any, root: Path) -> list[tuple[str, list[_Pi
             parts = [_part_of_message(here.at(f"[{j}]"), part, root) for j, part in enumerate(content)]
             messages.append((message["role"], [piece for pieces in parts for piece in pieces]))
         else:
-            here.wrong(_short(content), "text or a list of parts")
+            here.wrong(short(content), "text or a list of parts")
     return messages
 
 
-def _part_of_message(place: _Place, part: Any, root: Path) -> list[_Piece]:
+def _part_of_message(place: Place, part: Any, root: Path) -> list[_Piece]:
     kind = part.get("type") if isinstance(part, Mapping) else None
     if kind == "text" and isinstance(part.get("text"), str):
         return _pieces(part["text"])
     if kind not in ("image", "video"):
-        place.wrong(_short(part), "a part of type text (with text), image or video")
+        place.wrong(short(part), "a part of type text (with text), image or video")
     source = part.get(kind)
-    return [_Mark(kind)] if source is None else [_Media(kind, source, root, place.at(f".{kind}"))]
+    return [_Mark(kind)] if source is None else [Media(kind, source, root, place.at(f".{kind}"))]
 
 
 def _pieces(text: str) -> list[_Piece]:
@@ -401,23 +242,23 @@ def _plain(pieces: Sequence[_Piece]) -> str:
     return "".join(piece for piece in pieces if isinstance(piece, str))
 
 
-def _said(place: _Place, value: Any, root: Path) -> str:
+def _said(place: Place, value: Any, root: Path) -> str:
     """Text, or what the assistant says last in a chat."""
     if isinstance(value, str):
         return value
     for role, pieces in reversed(_messages(place, value, root)):
         if role == "assistant":
             return _plain(pieces)
-    place.wrong(_short(value), "text or a chat with a message by the assistant")
+    place.wrong(short(value), "text or a chat with a message by the assistant")
 
 
-def _answer(place: _Place, value: Any) -> Any:
+def _answer(place: Place, value: Any) -> Any:
     if place.field == "reward_model":
         if not isinstance(value, Mapping) or "ground_truth" not in value:
-            place.wrong(_short(value), "a mapping with ground_truth")
+            place.wrong(short(value), "a mapping with ground_truth")
         place, value = place.at(".ground_truth"), value["ground_truth"]
     if not _is_answer(value):
-        place.wrong(_short(value), "text, a number, or a list of these")
+        place.wrong(short(value), "text, a number, or a list of these")
     return value
 
 
@@ -427,21 +268,21 @@ def _is_answer(value: Any) -> bool:
     return isinstance(value, str | int | float)
 
 
-def _media(place: _Place, value: Any, root: Path) -> list[_Media]:
+def _media(place: Place, value: Any, root: Path) -> list[Media]:
     kind: MediaKind = "image" if place.field.startswith("image") else "video"
     if value is None:
         return []
     if place.field in ("image", "video"):
-        return [_Media(kind, value, root, place)]
+        return [Media(kind, value, root, place)]
     if not isinstance(value, list):
-        place.wrong(_short(value), f"a list of {kind}s")
-    return [_Media(kind, one, root, place.at(f"[{i}]")) for i, one in enumerate(value)]
+        place.wrong(short(value), f"a list of {kind}s")
+    return [Media(kind, one, root, place.at(f"[{i}]")) for i, one in enumerate(value)]
 
 
-def _placed(place: _Place, question: _Asked, media: Sequence[_Media]) -> tuple[Text | _Media, ...]:
+def _placed(place: Place, question: _Asked, media: Sequence[Media]) -> tuple[Text | Media, ...]:
     """Text with pictures where it says so; pictures without a mark, and those of turns that are over, come first."""
-    first: list[Text | _Media] = []
-    waiting: dict[str, Iterator[_Media]] = {}
+    first: list[Text | Media] = []
+    waiting: dict[str, Iterator[Media]] = {}
     for kind in ("image", "video"):
         given = [one for one in media if one.kind == kind]
         marks = sum(piece == _Mark(kind) for piece in (*question.earlier, *question.now) if isinstance(piece, _Mark))
@@ -450,25 +291,17 @@ def _placed(place: _Place, question: _Asked, media: Sequence[_Media]) -> tuple[T
         waiting[kind] = iter(given if marks else ())
         first += () if marks else given
 
-    def filled(pieces: Sequence[_Piece]) -> Iterator[Text | _Media]:
+    def filled(pieces: Sequence[_Piece]) -> Iterator[Text | Media]:
         for piece in pieces:
             if isinstance(piece, str):
                 yield Text(piece)
             else:
                 yield next(waiting[piece.kind]) if isinstance(piece, _Mark) else piece
 
-    first += [part for part in filled(question.earlier) if isinstance(part, _Media)]
+    first += [part for part in filled(question.earlier) if isinstance(part, Media)]
     for part in filled(question.now):
         if isinstance(part, Text) and first and isinstance(first[-1], Text):
             first[-1] = Text(first[-1].text + part.text)
         else:
             first.append(part)
     return tuple(first)
-
-
-def _short(value: Any, most: int = 60) -> str:
-    """A value in an error message, on one line."""
-    if value is None:
-        return "null"
-    text = repr(value[:most] if isinstance(value, str | bytes) else value)
-    return text if len(text) <= most + 3 else f"{text[:most]}..."

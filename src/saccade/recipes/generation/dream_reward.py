@@ -14,8 +14,8 @@ are simulated, Bradley-Terry over the pairs of a ranking is inferred. The reward
 0.6 and with ten times the paper's share: a score far below its cap is flat where a distance is not, and with the
 paper's numbers all ends near the prior (overlap of hidden views 0.741 with four views, 0.733 with one, 0.725 with the
 prior alone; one seed). Where the reward stands alone, in the last fiftieth of the run, it is not multiplied by 1e6:
-gradients are clipped. MVDream and the released Reward3D need a renderer on a GPU and are not there; the base size is
-the same world with finer meshes.
+gradients are clipped. MVDream and the released Reward3D need a renderer on a GPU and are not there in the base size
+either, which is the same world with finer meshes.
 """
 
 from saccade.core.meshes import VIEWS

@@ -8,11 +8,12 @@ old scene, and the price of artefacts, are standardised one by one in the group 
 Without it: likeness and artefacts alone, as where context is ranked by similarity. What was filmed shows the old scene
 too, so that the policy keeps tokens which carry it into the new one.
 
-Differences: the generator is the mean of chosen features in place of a video model, the rewards are cosines and a
-count in place of ArcFace, CLIP and a judge: neither weights nor code are published, so that both sizes are this world,
-the base size with a longer context. Plackett-Luce and the equal weights of the standardised terms are inferred; so is
-the second standardisation, over the batch. One choice is made for one new scene. That the ordered set is drawn without
-replacement makes no difference here: K independent picks (``--policy.choice.class WithReplacement``) learn as much.
+Differences: the generator is the mean of chosen features in place of a video model, the rewards are cosines and a count
+in place of ArcFace, CLIP and a judge: neither weights nor code are published and there is no checkpoint in the base
+size either, which is this world with a longer context. Plackett-Luce and the equal weights of the standardised terms
+are inferred; so is the second standardisation, over the batch. One choice is made for one new scene. That the ordered
+set is drawn without replacement makes no difference here: K independent picks (``--policy.choice.class
+WithReplacement``) learn as much.
 """
 
 from saccade.advantages.group import PerReward

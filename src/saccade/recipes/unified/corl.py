@@ -5,7 +5,7 @@ pair with one reward, R = R_image + 0.8 R_text, and the advantage of that reward
 tokens of both.
 
 Without it: the same budget goes into drawing alone, with the reward of pictures alone. Drawing, which gets twice the
-pictures, improves more, and answering, which shares its weights, is left to drift: it stays where it was or falls.
+pictures, improves more, and answering, which shares its weights, does not improve.
 
 Differences: an exact verifier of pictures (attributes, and half a point for a scene in one piece) is in place of the
 cycle reward (LPIPS and a captioner) and of the matching score of the policy's own hidden states; the second stage,

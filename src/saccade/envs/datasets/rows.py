@@ -1,0 +1,67 @@
+"""Rows of .jsonl, .json and .parquet files, each with its number, which errors name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from saccade.core.errors import DataError
+from saccade.envs.datasets.media import short
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Any]]:
+    """Rows with their numbers: lines of .jsonl (blank ones are skipped), entries of .json, rows of .parquet; from 1.
+
+    Raises:
+        DataError: the file cannot be read as what its name says.
+    """
+    yield from READERS[path.suffix](path)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: found bytes that are no text at offset {error.start}, expected UTF-8") from None
+    except OSError as error:
+        raise DataError(f"{path}: found a file that cannot be read ({error.strerror}), expected JSON") from None
+
+
+def _lines(path: Path) -> Iterator[tuple[int, Any]]:
+    # Not splitlines: it also breaks at characters that JSON allows within a string.
+    for number, line in enumerate(_text(path).split("\n"), start=1):
+        if line.strip():
+            try:
+                columns = json.loads(line)
+            except (ValueError, RecursionError) as error:
+                raise DataError(f"{path}: row {number}: found bad JSON ({error}), expected one JSON object") from None
+            yield number, columns
+
+
+def _list(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        rows = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: found bad JSON ({error}), expected a list of rows") from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path}: found {short(rows)}, expected a list of rows")
+    yield from enumerate(rows, start=1)
+
+
+def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+    try:
+        import pyarrow as arrow
+        from pyarrow import parquet
+    except ImportError:
+        raise DataError(f"{path}: parquet files need pyarrow; install saccade[vlm]") from None
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (arrow.ArrowException, OSError) as error:
+        why = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: found a file that cannot be read ({why}), expected parquet data") from None
+    yield from enumerate(rows, start=1)
+
+
+READERS = {".jsonl": _lines, ".json": _list, ".parquet": _parquet}

@@ -27,7 +27,9 @@ def write_grid(path: Path, moments: Mapping[str, Sequence[Mapping[str, Any]]], p
         Whether there was anything to draw: a last picture in the outputs of all moments.
     """
     drawn = [_last_pictures(groups) for groups in moments.values()]
-    shared = [key for key in (drawn[0] if drawn else {}) if all(key in found for found in drawn)][:ACROSS]
+    shared = [key for key in (drawn[0] if drawn else {}) if all(key in found for found in drawn)]
+    # Different tasks before several pictures of one.
+    shared = sorted(shared, key=lambda key: key[1])[:ACROSS]
     if not shared:
         return False
     sheet = PIL.Image.new("RGB", (len(shared) * (CELL + GAP) - GAP, len(drawn) * (CELL + GAP) - GAP), "white")

@@ -129,7 +129,7 @@ def test_hermesflow_learns_from_pairs_of_both_kinds_from_the_same_records():
     first = recipe.env.tasks[0].info["record"]
     kinds = {}
     for winner, loser in batch:
-        assert winner.output[0] is winner.task.gold[0][0] and loser.output[0] is not winner.output[0]
+        assert winner.scores["verifier"].total == 1 > loser.scores["verifier"].total
         kinds.setdefault(winner.task.info["record"], []).append(winner.task.info["kind"])
     assert first not in kinds and list(kinds.values()) == [["draw", "answer"]] * 3
 
@@ -170,6 +170,16 @@ class Drawn(Script):
         return ((self.picture,),)
 
 
+def drawn(policy, prompt):
+    (acts,) = policy.act([Context(prompt)], n=32, sampling=Sampling(max_actions=20), seeds=range(32))
+    return acts
+
+
+def survives(policy, prompt, act):
+    (again,) = policy.encode([Context(prompt)], [act.output])
+    return torch.equal(again.record.ids, act.record.ids)
+
+
 def test_likelihood_is_that_of_what_the_script_writes_whatever_was_drawn():
     """The picture is one that the policy drew: the mean is that of the log-probabilities it was drawn with."""
     recipe = cut("emu3")
@@ -177,9 +187,8 @@ def test_likelihood_is_that_of_what_the_script_writes_whatever_was_drawn():
     draw, answer = (recipe.evaluation.tasks[i] for i in (0, 1))
     prompts = [Prompt(task, task.prompt) for task in (draw, answer)]
     groups = [[Trajectory(prompt, [forced_turn((), None, 1)])] for prompt in prompts]
-    ((act,),) = models.policy.act([Context(prompts[0])], sampling=Sampling(max_actions=20), seeds=[0])
-    (again,) = models.policy.encode([Context(prompts[0])], [act.output])
-    assert torch.equal(again.record.ids, act.record.ids), "the codes of this picture survive being drawn"
+    # Some codes look alike, and a picture is only known by its looks.
+    act = next(act for act in drawn(models.policy, prompts[0]) if survives(models.policy, prompts[0], act))
     (row,) = Likelihood(Drawn(act.output[0])).rows(groups, models)
     assert row.task == draw.id
     assert row.value == pytest.approx(act.logp.mean().item(), abs=1e-5)

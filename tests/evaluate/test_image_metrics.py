@@ -91,7 +91,13 @@ def test_of_kind_looks_at_tasks_of_one_kind():
     rows = metric.rows(groups, MODELS)
     assert rows == [Row("b", 5.0)] and metric.compute(rows).value == 5
     assert math.isnan(OfKind(Mean(PROXY), "three").compute([]).value)
-    assert not metric.needs_reference
+    assert not metric.needs_reference and metric.tier == "sample" and metric.identity is None
+    assert OfKind(PixelDiversity(), "two").tier == "set"
+    assert OfKind(Named(), "two").identity == {"extractor": "eye", "tasks": "kind = two"}
+
+
+class Named(PixelDiversity):
+    identity = {"extractor": "eye"}
 
 
 def test_proxies_may_be_group_rewards():

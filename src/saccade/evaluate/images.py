@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any, ClassVar, Literal
@@ -151,8 +151,18 @@ class OfKind(Metric):
     field: str = "kind"
 
     @property
+    def tier(self) -> Literal["set", "sample", "state"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.metric.tier
+
+    @property
     def needs_reference(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
         return self.metric.needs_reference
+
+    @property
+    def identity(self) -> Mapping[str, Any] | None:
+        """What two values must have in common to be compared; None: nothing."""
+        inner = getattr(self.metric, "identity", None)
+        return None if inner is None else {**inner, "tasks": f"{self.field} = {self.kind}"}
 
     def rows(self, groups: Sequence[Group], models: Models) -> list[Any]:
         return self.metric.rows([group for group in groups if column(group[0].task, self.field) == self.kind], models)

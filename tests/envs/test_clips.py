@@ -3,8 +3,9 @@ import math
 import numpy as np
 import pytest
 
+from saccade.core.content import Text, Video
 from saccade.core.errors import ConfigError
-from saccade.core.trajectory import Prompt, Trajectory, forced_turn
+from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.envs.datasets.clips import (
     BANDS,
     DIRECTIONS,
@@ -14,11 +15,12 @@ from saccade.envs.datasets.clips import (
     SPEEDS,
     WALL,
     Clips,
+    Collision,
     Motion,
     disc,
     render,
 )
-from saccade.rewards.physics import ConditionMatch, LawKept, MassKept, Mechanics, OnCourse, PathError
+from saccade.rewards.physics import CollisionKept, ConditionMatch, LawKept, MassKept, Mechanics, OnCourse, PathError
 
 
 def paid(reward, task):
@@ -158,3 +160,49 @@ def test_tasks_are_repeatable_and_seeds_differ():
 def test_wrong_settings_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         Clips(**settings)
+
+
+HIT = Collision(((4.5, 11.0), (13.2, 12.0)), ((1.6, 0.1), (-0.4, 0.0)), (1.6, 1.1), side=20)
+
+
+def test_a_head_on_hit_between_equals_hands_the_velocity_over():
+    """Spreads of 1 touch at a distance of 2: from 6 apart at 1 pixel a frame after 4 frames."""
+    paths = Collision(((2.0, 6.0), (8.0, 6.0)), ((1.0, 0.0), (0.0, 0.0)), (1.0, 1.0)).paths(7)
+    assert paths[0].tolist() == [[x, 6.0] for x in (2, 3, 4, 5, 6, 6, 6)]
+    assert paths[1].tolist() == [[x, 6.0] for x in (8, 8, 8, 8, 8, 9, 10)]
+
+
+def test_a_heavy_ball_pushes_on_by_hand():
+    """Masses 4 and 1 (spreads 2 and 1), 1 and 0 pixels a frame: (4 - 1) / 5 = 0.6 and 2 * 4 / 5 = 1.6 afterwards."""
+    paths = Collision(((2.0, 6.0), (7.0, 6.0)), ((1.0, 0.0), (0.0, 0.0)), (2.0, 1.0)).paths(4)
+    np.testing.assert_allclose(paths[0][:, 0], [2, 3, 4, 4.6])
+    np.testing.assert_allclose(paths[1][:, 0], [7, 7, 7, 8.6])
+
+
+def test_an_oblique_hit_keeps_momentum_and_energy():
+    paths, mass = HIT.paths(7), np.array([1.6**2, 1.1**2])
+    before, after = paths[:, 1] - paths[:, 0], paths[:, -1] - paths[:, -2]
+    assert np.abs(after - before).max() > 0.5
+    np.testing.assert_allclose(mass @ after, mass @ before)
+    np.testing.assert_allclose(mass @ (after**2).sum(1), mass @ (before**2).sum(1))
+
+
+@pytest.mark.parametrize("velocities", [((0.0, 1.0), (0.0, 0.0)), ((-1.0, 0.0), (0.0, 0.0)), ((1.0, 0.0), (1.0, 0.0))])
+def test_balls_that_do_not_meet_go_straight_on(velocities):
+    paths = Collision(((4.0, 6.0), (8.0, 6.0)), velocities).paths(6)
+    np.testing.assert_allclose(np.diff(paths, axis=1), np.broadcast_to(np.array(velocities)[:, None], (2, 5, 2)))
+
+
+def kept(clip):
+    task = Task("t", (Text("collision"),))
+    return CollisionKept().score(Trajectory(Prompt(task, task.prompt), [forced_turn((clip,), None, 1)])).value
+
+
+def test_exact_collisions_are_near_the_top_and_others_are_not():
+    """0.80, not 1: leaving out dim pixels moves a centre by up to a tenth of a pixel, and energy goes by its square."""
+    clip = HIT.clip(7)
+    still = Video(np.concatenate([clip.frames[:5], clip.frames[[5, 5]]]), clip.fps)
+    assert kept(clip) > 0.75
+    assert kept(still) < 0.3
+    swapped = Video(np.ascontiguousarray(clip.frames[..., ::-1]), clip.fps)
+    assert kept(swapped) == pytest.approx(kept(clip))

@@ -7,6 +7,7 @@ from saccade.core.content import Text, Video
 from saccade.core.errors import ConfigError, DataError
 from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.rewards.physics import (
+    CollisionKept,
     ConditionMatch,
     ForKind,
     LawKept,
@@ -124,6 +125,29 @@ def test_gravity_is_part_of_the_law():
     fall = dots((5, 2), (5, 3), (5, 5), (5, 8))
     assert paid(LawKept(), fall, TARGET | {"acceleration": (0.0, 1.0)}) == 1
     assert math.isclose(paid(LawKept(), fall), math.exp(-1))
+
+
+def coloured(red, blue):
+    """One red and one blue pixel a frame, in row 3; None leaves a ball out."""
+    frames = np.zeros((len(red), 12, 12, 3), np.uint8)
+    for frame, *places in zip(frames, red, blue, strict=True):
+        for colour, x in zip((0, 2), places, strict=True):
+            if x is not None:
+                frame[3, x, colour] = 255
+    return frames
+
+
+def test_collisions_by_hand():
+    """Equal masses of 1. A ball at 2 pixels a frame stops and the other leaves at 2: P and E stay.
+
+    If it leaves at 1: P = 2 and P' = 1, so that |P' - P| / sum M |v| = 1/2; E = 2 and E' = 1/2: 3/4. If both move on
+    together at 1: P' = 2, E' = 1: only 1/2 of the energy is missing.
+    """
+    assert paid(CollisionKept(), coloured((0, 2, 4, 4), (6, 6, 8, 10))) == 1
+    assert math.isclose(paid(CollisionKept(), coloured((0, 2, 4, 4), (6, 6, 7, 8))), math.exp(-1.25))
+    assert math.isclose(paid(CollisionKept(), coloured((0, 2, 4, 5), (6, 6, 7, 8))), math.exp(-0.5))
+    assert paid(CollisionKept(), coloured((0, 2, 4, None), (6, 6, 8, 10))) == 0
+    assert paid(CollisionKept(), coloured((3, 3, 3, 5), (6, 6, 6, 8))) == 0
 
 
 def test_a_kind_of_its_own_is_scored_alone():

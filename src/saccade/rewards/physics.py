@@ -46,7 +46,10 @@ class Measured:
 
 def measure(frames: UInt8[np.ndarray, "F H W 3"]) -> Measured:
     """Centres and masses of a clip's object."""
-    bright = frames.mean(3) / 255
+    return _measured(frames.mean(3) / 255)
+
+
+def _measured(bright: Float[np.ndarray, "F H W"]) -> Measured:
     bright = np.where(bright < DARK, 0.0, bright)
     _, height, width = bright.shape
     mass = bright.sum((1, 2))
@@ -146,6 +149,32 @@ class LawKept(ClipReward):
         off = np.min([np.abs(b - 2 * now + a - pull) for b, a in [(before, after), *mirrored]], axis=0)
         seen = found.seen[:-2] & found.seen[1:-1] & found.seen[2:]
         return np.exp(-np.where(seen, np.linalg.norm(off, axis=1), np.hypot(*found.size)).mean())
+
+
+@dataclass(frozen=True, kw_only=True)
+class CollisionKept(SampleReward):
+    """``exp(-violation)``: whether a red and a blue ball that meet keep momentum and kinetic energy.
+
+    The violation is ``|P' - P| / sum_i M_i |v_i| + |E' - E| / E``,  ``P = sum_i M_i v_i``,  ``E = sum_i M_i |v_i|^2 / 2``
+    with the velocities of the first two frames and, primed, of the last two; M_i is the median of a ball's mass over
+    frames, measured in its own colour. They must meet between these frames, and away from walls. A ball that cannot be
+    seen in one of them, or balls that were at rest and are not any more, score 0. No clip: unscored.
+    """
+
+    def score(self, trajectory: Trajectory) -> Score:
+        clips = [part for part in trajectory.output if isinstance(part, Video)]
+        if not clips:
+            return Score(None, note="no clip")
+        frames = clips[-1].frames / 255
+        balls = [_measured(frames[..., colour]) for colour in (0, 2)]
+        if not all(ball.seen[[0, 1, -2, -1]].all() for ball in balls):
+            return Score(0.0, note="a ball is missing")
+        mass = np.array([np.median(ball.mass) for ball in balls])
+        before, after = (np.array([b.centre[i + 1] - b.centre[i] for b in balls]) for i in (0, len(frames) - 2))
+        speed, energy = np.linalg.norm(before, axis=1), 0.5 * mass @ (before**2).sum(1)
+        momentum_off = np.linalg.norm(mass @ (after - before)) / max(mass @ speed, 1e-9)
+        energy_off = abs(0.5 * mass @ (after**2).sum(1) - energy) / max(energy, 1e-9)
+        return Score(float(np.exp(-momentum_off - energy_off)))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -119,7 +119,8 @@ class Votes:
 class ClipPreferenceModel:
     """A small scorer of clips with one head an axis, and the simulated comparisons it learns from.
 
-    Candidates are gold clips of the prompt and of others, with frames that jump, faded, blurred or noisy. Trained once
+    Candidates are gold clips of the prompt and of others, with frames that jump, at other places or velocities, faded,
+    blurred or noisy. Trained once
     and kept in the cache folder; some 20 seconds on one core with the defaults.
     """
 
@@ -127,7 +128,7 @@ class ClipPreferenceModel:
     """Prompts with gold clips of one size; the model learns from these only."""
     axes: Mapping[str, Axis]
     loss: PairLoss = BradleyTerryTies()
-    pairs: int = 4096
+    pairs: int = 8192
     channels: int = 24
     steps: int = 800
     batch: int = 64
@@ -184,9 +185,15 @@ def grey(clips: Sequence[Video]) -> Float[Tensor, "N F H W"]:
 
 
 class ClipScorer(nn.Module):
-    """Frames as channels, two convolutions, one head an axis; heads that are told see the prompt besides."""
+    """Two convolutions over frames as channels, one over single frames, one head an axis.
+
+    The first two say how things move; of the third, the mean and the peak over a frame say how it looks, which a sum
+    over places does not. Heads that are told see the prompt besides.
+    """
 
     HIDDEN = 96
+    LOOKS = 8
+    """Channels of the convolution over single frames."""
     mean: Tensor
     std: Tensor
     place: Tensor
@@ -201,13 +208,12 @@ class ClipScorer(nn.Module):
         self.told = tuple(told)
         self.first = nn.Conv2d(frames + 2, channels, 3, padding=1)
         self.second = nn.Conv2d(channels, channels, 3, stride=2, padding=1)
-        flat = channels * -(-height // 2) * -(-width // 2)
-        self.blind = nn.Sequential(nn.Linear(flat, self.HIDDEN), nn.SiLU(), nn.Linear(self.HIDDEN, len(told)))
+        self.alone = nn.Conv2d(1, self.LOOKS, 3, padding=1)
+        flat = channels * -(-height // 2) * -(-width // 2) + 2 * frames * self.LOOKS
+        self.blind = _scores(nn.Linear(flat, self.HIDDEN), len(told))
         self.seen = nn.Linear(flat, self.HIDDEN)
         self.asked = nn.Linear(len(words) + numbers, self.HIDDEN)
-        self.match = nn.Sequential(
-            nn.SiLU(), nn.Linear(self.HIDDEN, self.HIDDEN), nn.SiLU(), nn.Linear(self.HIDDEN, len(told))
-        )
+        self.match = _scores(nn.Identity(), len(told))
         self.register_buffer("mean", torch.zeros(len(told)))
         self.register_buffer("std", torch.ones(len(told)))
         line = coordinates(max(height, width))[:, :height, :width]
@@ -216,9 +222,13 @@ class ClipScorer(nn.Module):
     def forward(self, clips: Float[Tensor, "N F H W"], prompts: Sequence[Prompt]) -> Float[Tensor, "N K"]:
         if tuple(clips.shape[1:]) != self.size:
             raise DataError(f"the preference model is for clips of size {self.size}, got {tuple(clips.shape[1:])}")
-        x = torch.cat([2 * clips - 1, self.place.expand(len(clips), -1, -1, -1)], 1)
-        x = F.silu(self.second(F.silu(self.first(x)))).flatten(1)
-        blind, told = self.blind(x), self.match(self.seen(x) + self.asked(self._read(prompts)))
+        x = 2 * clips - 1
+        moves = torch.cat([x, self.place.expand(len(clips), -1, -1, -1)], 1)
+        moves = F.silu(self.second(F.silu(self.first(moves)))).flatten(1)
+        frames = F.silu(self.alone(x.flatten(0, 1)[:, None])).flatten(2)
+        looks = torch.cat([frames.mean(2), frames.amax(2)], 1).reshape(len(clips), -1)
+        seen = torch.cat([moves, looks], 1)
+        blind, told = self.blind(seen), self.match(self.seen(seen) + self.asked(self._read(prompts)))
         return (torch.where(torch.tensor(self.told), told, blind) - self.mean) / self.std
 
     def _read(self, prompts: Sequence[Prompt]) -> Float[Tensor, "N D"]:
@@ -232,6 +242,11 @@ class ClipScorer(nn.Module):
                 raise DataError(f"task {prompt.task.id!r}: prompt must hold {self.numbers} numbers, got {len(values)}")
             row[len(self.index) :] = torch.tensor(values)
         return rows
+
+
+def _scores(first: nn.Module, axes: int) -> nn.Sequential:
+    hidden = ClipScorer.HIDDEN
+    return nn.Sequential(first, nn.SiLU(), nn.Linear(hidden, hidden), nn.SiLU(), nn.Linear(hidden, axes))
 
 
 def _numbers(prompt: Prompt) -> list[float]:
@@ -332,10 +347,15 @@ def _shown(prompt: Prompt, clip: Video) -> Trajectory:
 def _distorted(random: np.random.Generator, clip: Video) -> Video:
     """The clip as an unfinished generator might have made it."""
     frames = clip.frames.astype(np.float64)
+    places = np.zeros((len(frames), 2))
     if random.random() < 0.3:
-        frames = np.stack([np.roll(f, random.integers(-1, 2, size=2), (0, 1)) for f in frames])
-    if random.random() < 0.2:
-        frames = np.roll(frames, random.integers(-2, 3, size=2), (1, 2))
+        places += random.normal(0, 0.7, places.shape)
+    if random.random() < 0.3:
+        places += random.normal(0, 1.0, 2)
+    if random.random() < 0.5:
+        places += np.arange(len(frames))[:, None] * random.normal(0, 0.5, 2)
+    if places.any():
+        frames = _moved(frames, places)
     if random.random() < 0.3:
         near = sum(np.roll(frames, way, axis) for axis in (1, 2) for way in (-1, 1)) / 4
         share = random.uniform(0, 0.7)
@@ -345,6 +365,13 @@ def _distorted(random: np.random.Generator, clip: Video) -> Video:
     if random.random() < 0.3:
         frames = frames + random.normal(0, random.uniform(0, 25), (*frames.shape[:3], 1))
     return Video(np.rint(np.clip(frames, 0, 255)).astype(np.uint8), clip.fps)
+
+
+def _moved(frames: Float[np.ndarray, "F H W 3"], places: Float[np.ndarray, "F 2"]) -> Float[np.ndarray, "F H W 3"]:
+    """Each frame moved down and to the right by so many pixels, exactly, and around the edges."""
+    turns = [np.fft.fftfreq(length) * places[:, [axis]] for axis, length in enumerate(frames.shape[1:3])]
+    phase = np.exp(-2j * np.pi * (turns[0][:, :, None] + turns[1][:, None, :]))
+    return np.fft.ifft2(np.fft.fft2(frames, axes=(1, 2)) * phase[..., None], axes=(1, 2)).real
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from saccade.advantages.shaping import BatchWhiten
+from saccade.advantages.temporal import DiscountedReturn
 from saccade.core import config
 from saccade.core.batch import pack
 from saccade.core.policy import Sampling
@@ -43,11 +44,18 @@ def test_dance_grpo_trains_sixty_per_cent_of_all_steps_but_the_last_from_one_noi
     assert float((ratio - 1).abs().max()) < 1e-6
 
 
+def test_without_its_mechanism_every_clip_has_a_start_of_its_own():
+    recipe = dance_grpo()
+    _, groups = rollouts(config.overlay(recipe, recipe.ablation.without))
+    for group in groups:
+        starts = torch.stack([t.turns[0].record.state(0) for t in group])
+        assert float(torch.pdist(starts.flatten(1)).min()) > 1
+
+
 def test_the_global_baseline_blames_hard_prompts():
     """Without group normalisation a prompt's difficulty decides on the sign; with it every group has mean 0."""
     recipe = dance_grpo()
-    plain = config.overlay(recipe, recipe.ablation.without)
-    assert isinstance(plain.advantage, BatchWhiten)
+    plain = replace(recipe, advantage=BatchWhiten(DiscountedReturn(1.0)))
     _, groups = rollouts(recipe)
     score(groups, recipe.rewards)
     for k, group in enumerate(groups):
@@ -77,7 +85,11 @@ def test_nothing_held_out_is_trained_or_pretrained_on():
 
 
 def test_flow_dpo_has_one_weight_at_all_times_and_its_ablation_the_schedule():
-    """beta (1 - t)^2: at noise level 1/4 an error counts (3/4)^2, against 1 with a constant weight."""
+    """beta (1 - t)^2: at noise level 1/4 an error counts (3/4)^2, against 1 with a constant weight.
+
+    The mean weight is the same: over a million draws of sigmoid(N(0, 1)) that of (1 - t)^2, with the ablation's larger
+    beta, is the recipe's beta.
+    """
     recipe = video_reward()
     plain = config.overlay(recipe, recipe.ablation.without)
     assert recipe.policy.likelihood.weighting == NoiseWeighting(0.0)
@@ -85,4 +97,6 @@ def test_flow_dpo_has_one_weight_at_all_times_and_its_ablation_the_schedule():
     error, level = torch.tensor([2.0, 2.0]), torch.tensor([0.25, 1.0])
     assert recipe.policy.likelihood.weighting(error, level).tolist() == [2.0, 2.0]
     assert plain.policy.likelihood.weighting(error, level).tolist() == pytest.approx([2 * 9 / 16, 0.0])
-    assert math.isclose(recipe.objective["dpo"].inner.beta, 62.5)
+    assert recipe.objective["dpo"].inner.beta == 62.5
+    t = torch.sigmoid(torch.randn(10**6, generator=torch.Generator().manual_seed(0)))
+    assert math.isclose(plain.objective["dpo"].inner.beta * float(((1 - t) ** 2).mean()), 62.5, rel_tol=2e-3)

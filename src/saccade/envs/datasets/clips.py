@@ -71,10 +71,53 @@ class Motion:
         return Video(render(self.path(frames), self.side), FPS)
 
 
-def disc(path: Float[np.ndarray, "F 2"], side: int) -> Float[np.ndarray, "F H W"]:
+@dataclass(frozen=True)
+class Collision:
+    """Two balls that meet at most once, elastically, in a plane without walls; one is drawn red, the other blue.
+
+    Their masses are the squares of their spreads, and so is the brightness that a measurer finds, up to a factor.
+    """
+
+    starts: tuple[tuple[float, float], tuple[float, float]]
+    velocities: tuple[tuple[float, float], tuple[float, float]]
+    """Pixels a frame, before they meet."""
+    spreads: tuple[float, float] = (SPREAD, SPREAD)
+    side: int = 12
+
+    def paths(self, frames: int) -> Float[np.ndarray, "2 F 2"]:
+        """Centres: straight lines that break where ``|p_2 - p_1|`` is the sum of the spreads and falls.
+
+        ``v_1' = v_1 + 2 m_2 / (m_1 + m_2) (w . n) n``,  ``v_2' = v_2 - 2 m_1 / (m_1 + m_2) (w . n) n``  with
+        ``w = v_2 - v_1`` and n the direction from the first ball to the second when they touch.
+        """
+        t = np.arange(frames, dtype=np.float64)[:, None]
+        start, velocity = np.array(self.starts), np.array(self.velocities)
+        free = start[:, None] + velocity[:, None] * t
+        when = self._touch(start[1] - start[0], velocity[1] - velocity[0])
+        if when is None:
+            return free
+        normal = (start[1] - start[0] + (velocity[1] - velocity[0]) * when) / sum(self.spreads)
+        first, second = (spread**2 for spread in self.spreads)
+        push = 2 * ((velocity[1] - velocity[0]) @ normal) * normal / (first + second)
+        turned = np.array([push * second, -push * first])
+        return free + turned[:, None] * np.maximum(t - when, 0)
+
+    def clip(self, frames: int) -> Video:
+        red, blue = (disc(p, self.side, s) for p, s in zip(self.paths(frames), self.spreads, strict=True))
+        return Video(np.rint(255 * np.stack([red, np.zeros_like(red), blue], 3)).astype(np.uint8), FPS)
+
+    def _touch(self, apart: Float[np.ndarray, "2"], closing: Float[np.ndarray, "2"]) -> float | None:
+        """When they touch: the smaller root of ``|apart + closing t|^2 = (s_1 + s_2)^2``, if it lies ahead."""
+        a, b, c = closing @ closing, apart @ closing, apart @ apart - sum(self.spreads) ** 2
+        if b >= 0 or b * b < a * c or c < 0:
+            return None
+        return float((-b - np.sqrt(b * b - a * c)) / a)
+
+
+def disc(path: Float[np.ndarray, "F 2"], side: int, spread: float = SPREAD) -> Float[np.ndarray, "F H W"]:
     """Brightness in [0, 1] of a ball at these centres."""
     line = np.arange(side) + 0.5
-    across, down = (np.exp(-((line - path[:, [axis]]) ** 2) / (2 * SPREAD**2)) for axis in (0, 1))
+    across, down = (np.exp(-((line - path[:, [axis]]) ** 2) / (2 * spread**2)) for axis in (0, 1))
     return down[:, :, None] * across[:, None, :]
 
 

@@ -24,13 +24,12 @@ from saccade.rewards.physics import (
     MassKept,
     Mechanics,
     PathError,
-    Sharpness,
     Smoothness,
     Travel,
 )
 from saccade.rewards.video_preference import Axis, ClipPreference, ClipPreferenceModel
 
-JITTER = 0.7
+JITTER = 0.5
 """Velocity error of the clips that the generator learns from, as a share of the speed."""
 
 
@@ -53,7 +52,7 @@ def pretrained(size: Size) -> Mapping[str, Stage]:
     All recipes with the same size and seed share the result. Held-out speeds and directions are held out of it, too.
     """
     train = Train(
-        steps=pick(size, tiny=2000, base=20000),
+        steps=pick(size, tiny=3000, base=20000),
         groups=32,
         group_size=1,
         micro_size=2**20,
@@ -95,7 +94,7 @@ def evaluation(size: Size, metrics: Mapping[str, Metric] | None = None) -> Evalu
 def preference(size: Size) -> ClipPreference:
     """A reward model learned from comparisons along three axes: how it looks, how it moves, what was asked for."""
     axes = {
-        "visual": Axis(gold=Sharpness(), tie=0.005, temperature=0.005),
+        "visual": Axis(gold=MassKept(), tie=0.03, temperature=0.03),
         "motion": Axis(gold=Smoothness(), tie=0.2, temperature=0.2),
         "prompt": Axis(gold=ConditionMatch(), tie=0.1, temperature=0.1, told=True),
     }

@@ -1,6 +1,7 @@
 """State metrics: hand-made log-probabilities through a policy that reads them from its records, and TinyVLM."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -15,7 +16,16 @@ from saccade.core.policy import LogProbs, Need, Policy, Sampling
 from saccade.core.reference import frozen_copy
 from saccade.core.reward import SampleReward, Score
 from saccade.core.trajectory import Context, Prompt, Task, Trajectory, Turn
-from saccade.evaluate.states import EntropyDrift, KLDrift, LengthDrift, UniformGroups
+from saccade.evaluate.states import (
+    DistinctNgrams,
+    EntropyDrift,
+    KLDrift,
+    LengthDrift,
+    Repetition,
+    UniformGroups,
+    kl_drifts,
+    longest_repeat,
+)
 from saccade.policies.token.tiny import TinyVLM
 
 
@@ -186,3 +196,53 @@ def test_drift_of_a_tiny_model_agrees_with_its_distributions(deterministic):
         assert entropies[i] == pytest.approx(entropy.item(), rel=1e-4)
         assert drifts[i] == pytest.approx((out.logp - ref.logp).mean().item(), abs=1e-5)
         assert abs(drifts[i]) > 1e-4
+
+
+def test_all_estimators_side_by_side():
+    """d = -0.2 at every action: k1 = -0.2, k2 = 0.02, k3 = exp(0.2) - 1.2."""
+    models, groups = Models(Recorded(), Recorded(shift=0.2)), [group("a", [turn(3)])]
+    found = {name: metric.rows(groups, models)[0].value for name, metric in kl_drifts().items()}
+    expected = {"kl_k1": -0.2, "kl_k2": 0.02, "kl_k3": math.exp(0.2) - 1.2}
+    assert found == pytest.approx(expected, rel=1e-4)
+    assert all(metric.tier == "state" and metric.needs_reference for metric in kl_drifts().values())
+
+
+def test_distinct_ngrams_by_hand():
+    """ "a b a b c": pairs ab, ba, ab, bc: 3 of 4; words 3 of 5. Two turns are one text; a single word has no pair."""
+    groups = [group("t", [turn(1, text="a b a"), turn(1, text="b c")], [turn(1, text="alone")])]
+    assert DistinctNgrams().rows(groups, Models(Recorded())) == [Row("t", 0.75)]
+    assert [row.value for row in DistinctNgrams(1).rows(groups, Models(Recorded()))] == [0.6, 1.0]
+    for kind in (DistinctNgrams, Repetition):
+        with pytest.raises(ConfigError, match="n must be >= 1"):
+            kind(0)
+
+
+def test_longest_repeat_by_hand():
+    """ "x y z 1 x y z 2": x y z twice, 6 of 8 words. Four times the same word: a a a at 0 and at 1 cover all of it."""
+    assert longest_repeat("x y z 1 x y z 2") == 6 / 8
+    assert longest_repeat("x y 1 x y 2") == 0.0
+    assert longest_repeat("x y 1 x y 2", least=2) == 4 / 6
+    assert longest_repeat("a a a a") == 1.0
+    assert longest_repeat("") == longest_repeat("one") == 0.0
+    groups = [group("t", [turn(1, text="x y z 1 x y z 2")], [turn(1, text=" ")])]
+    assert Repetition().rows(groups, Models(Recorded())) == [Row("t", 0.75)]
+
+
+def test_longest_repeat_is_that_of_a_search_through_all_lengths():
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(40):
+        words = [str(i) for i in torch.randint(0, 4, (25,), generator=generator).tolist()]
+        best = 0.0
+        for n in range(24, 1, -1):
+            runs = [words[i : i + n] for i in range(26 - n)]
+            places = [i for i, one in enumerate(runs) if runs.count(one) > 1]
+            if places:
+                best = len({i + j for i in places for j in range(n)}) / 25
+                break
+        assert longest_repeat(" ".join(words), least=2) == best
+
+
+def test_long_texts_are_searched_in_little_time():
+    started = time.perf_counter()
+    assert longest_repeat("a " * 200_000) == 1.0
+    assert time.perf_counter() - started < 5

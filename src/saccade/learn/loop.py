@@ -18,7 +18,7 @@ from saccade.core.batch import Batch, pack
 from saccade.core.config import to_dict
 from saccade.core.policy import Actor, LocalActor, Policy
 from saccade.core.random import fold_in, torch_generator
-from saccade.core.segments import group_std
+from saccade.core.segments import group_mean, group_std
 from saccade.core.state import TrainState
 from saccade.learn import checkpoint
 from saccade.learn.step import check_capabilities, minibatches, optimise, with_streams
@@ -134,7 +134,12 @@ def train(recipe: Recipe, run: Run, policy: Policy | None = None, actor: Actor |
 
 
 def summary(batch: Batch) -> dict[str, float]:
-    """What a step's trajectories were like: rewards, lengths, uniform groups, truncation."""
+    """What a step's trajectories were like: rewards, lengths, uniform groups, truncation.
+
+    ``variance/NAME`` is the variance, inside groups, of a reward times its weight: what that reward gives
+    group-relative advantages. ``group/uniform_best`` and ``group/uniform_worst`` are the shares of trajectories in
+    groups that all got the largest, or the smallest, outcome of the step.
+    """
     record: dict[str, float] = {}
     scored = batch.scored
     count = max(1, int(scored.sum()))
@@ -142,11 +147,20 @@ def summary(batch: Batch) -> dict[str, float]:
         record[f"reward/{name}"] = float(stream.sum(1)[scored].sum()) / count
         missing = sum(1 for t in batch.trajectories if (s := t.scores.get(name)) is None or s.value is None)
         record[f"reward/{name}/unscored"] = missing / len(batch)
+        paid = batch.reward_weight[name] * stream.sum(1)
+        apart = (paid - group_mean(paid, batch.group, scored)) ** 2
+        record[f"variance/{name}"] = float(apart[scored].sum()) / count
     record["reward"] = float(batch.outcome[scored].sum()) / count
     spread = group_std(batch.outcome, batch.group, 0, scored)
-    record["group/uniform"] = float((spread <= 1e-6).float().mean())
+    uniform = spread <= 1e-6
+    record["group/uniform"] = float(uniform.float().mean())
+    if bool(scored.any()):
+        outcome, paid = batch.outcome, batch.outcome[scored]
+        record["group/uniform_best"] = float((uniform & scored & (outcome >= paid.max() - 1e-6)).float().mean())
+        record["group/uniform_worst"] = float((uniform & scored & (outcome <= paid.min() + 1e-6)).float().mean())
     record["group/std"] = float(spread.mean())
     record["actions"] = float(batch.length.float().mean())
+    record["actions/std"] = float(batch.length.float().std(correction=0))
     record["turns"] = sum(t.num_turns for t in batch.trajectories) / len(batch)
     record["overlong"] = float(batch.overlong.float().mean())
     record["policy/logp"] = float(batch.old_logp.sum() / batch.mask.sum().clamp(min=1))
@@ -165,4 +179,6 @@ def _outcomes(batch: Batch) -> list[tuple[str, list[float]]]:
 
 
 def _mean(records: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {key: sum(record[key] for record in records) / len(records) for key in records[0]}
+    """Over the updates of a step; of maxima the largest."""
+    values = {key: [record[key] for record in records] for key in records[0]}
+    return {key: max(found) if key.endswith("/max") else sum(found) / len(found) for key, found in values.items()}

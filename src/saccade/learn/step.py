@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from saccade.core.batch import Batch, finish
 from saccade.core.errors import CapabilityError, ContractError
+from saccade.core.kl import K1, K2, K3
 from saccade.core.objective import Objective, View
 from saccade.core.policy import LogProbs, Need, Policy
 from saccade.core.state import TrainState
@@ -94,6 +95,49 @@ def _viewed(batch: Batch, view: View) -> Batch:
     return replace(batch, prompts=prompts, trajectories=trajectories)
 
 
+@dataclass
+class Health:
+    """Numbers about an update that no objective asks for: means over its trained actions, however it was cut.
+
+    ==================  ===========================================================================================
+    ``ratio/max``       largest ``r = exp(logp - old_logp)``, the logarithm clamped to [-20, 20]
+    ``ratio/ess``       effective share of the actions, ``(sum r)^2 / (n sum r^2)``, in (0, 1]; 1 on-policy
+    ``reference/k1``    also k2 and k3: estimates of KL(policy || reference) (``core.kl``), where ``ref_logp`` is known
+    ``policy/entropy``  in nats, where an objective asked for entropies
+    ==================  ===========================================================================================
+    """
+
+    sums: dict[str, torch.Tensor] = field(default_factory=dict)
+    largest: list[torch.Tensor] = field(default_factory=list)
+
+    @torch.no_grad()
+    def add(self, batch: Batch, out: LogProbs, *, ratios: bool) -> None:
+        """Take in a micro-batch; ``ratios`` where ``old_logp`` is a behaviour's."""
+        logp = out.logp.detach()
+        found = {"n": batch.mask.float()}
+        if ratios:
+            ratio = (logp - batch.old_logp).clamp(-20.0, 20.0).exp()
+            found |= {"r": ratio, "r2": ratio**2}
+            self.largest.append(torch.where(batch.mask, ratio, 0.0).max())
+        if batch.ref_logp is not None:
+            estimators = {"k1": K1(), "k2": K2(), "k3": K3()}
+            found |= {f"reference/{k}": estimator(logp, batch.ref_logp) for k, estimator in estimators.items()}
+        if out.entropy is not None:
+            found["policy/entropy"] = out.entropy.detach()
+        for key, value in found.items():
+            total = torch.where(batch.mask, value, 0.0).sum()
+            self.sums[key] = self.sums[key] + total if key in self.sums else total
+
+    def record(self) -> dict[str, float]:
+        count = max(1.0, float(self.sums["n"]))
+        record = {key: float(total) / count for key, total in self.sums.items() if "/" in key}
+        if "r" in self.sums:
+            square = max(float(self.sums["r2"]), 1e-30)
+            largest = max(map(float, self.largest))
+            record |= {"ratio/max": largest, "ratio/ess": float(self.sums["r"]) ** 2 / (count * square)}
+        return record
+
+
 def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float]:
     """One optimiser step on one (whole) optimiser batch; returns its statistics."""
     batch = finish(batch, recipe.average)
@@ -102,11 +146,13 @@ def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float
     state.optimiser.zero_grad(set_to_none=True)
     cut = microbatches(batch, state.policy, recipe.train.micro_size, split_groups=units <= {"trajectory"})
     micros = [batch] if "batch" in units else list(cut)
+    health = Health()
     for micro in state.policy.accumulate(micros):
         out = evaluate_actions(recipe, state, micro)
         loss, found = total_loss(recipe.objective, micro, out)
         found["policy/actor_mismatch_k1"] = micro.mean_actions(micro.old_logp - out.logp.detach())
         found["loss/total"] = loss.detach()
+        health.add(micro, out, ratios="advantage" in recipe.needs)
         if loss.requires_grad:
             loss.backward()
         for key, value in found.items():
@@ -119,7 +165,8 @@ def optimise(recipe: Recipe, state: TrainState, batch: Batch) -> dict[str, float
     for group in state.optimiser.param_groups:
         group["lr"] = group["base_lr"] * factor
     state.optimiser.step()
-    return {**{key: float(value) for key, value in stats.items()}, "policy/grad_norm": float(norm)}
+    record = {key: float(value) for key, value in stats.items()}
+    return {**record, **health.record(), "policy/grad_norm": float(norm)}
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ to [-20, 20]. Means are over actions under the recipe's ``average`` unless said 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -58,7 +59,7 @@ class PPOClip(Objective):
         assert batch.advantage is not None, _UNSET
         ratio = _ratio(out.logp - batch.old_logp)
         surrogate, cut = _clipped(ratio, batch.advantage, self.low, self.high)
-        return Loss(-batch.mean_actions(surrogate), {"clip_fraction": batch.mean_actions(cut)})
+        return Loss(-batch.mean_actions(surrogate), _cut_apart(batch.mean_actions, cut, batch.advantage))
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ class DualClip(Objective):
         bound = self.c * batch.advantage
         negative = batch.advantage < 0
         stats = {
-            "clip_fraction": batch.mean_actions(cut),
+            **_cut_apart(batch.mean_actions, cut, batch.advantage),
             "dual_clip_fraction": batch.mean_actions((negative & (surrogate < bound)).to(ratio.dtype)),
         }
         bounded = torch.where(negative, torch.maximum(surrogate, bound), surrogate)
@@ -148,7 +149,7 @@ class GSPO(Objective):
         log_ratio = torch.where(batch.mask, out.logp - batch.old_logp, 0.0).sum(1) / actions
         advantage = torch.where(batch.mask, batch.advantage, 0.0).sum(1) / actions
         surrogate, cut = _clipped(_ratio(log_ratio), advantage, self.low, self.high)
-        return Loss(-batch.mean_trajectories(surrogate), {"clip_fraction": batch.mean_trajectories(cut)})
+        return Loss(-batch.mean_trajectories(surrogate), _cut_apart(batch.mean_trajectories, cut, advantage))
 
 
 @dataclass(frozen=True)
@@ -229,6 +230,14 @@ def _clipped(
     """The clipped surrogate, and 1 where the clip cuts the gradient."""
     free, clipped = ratio * advantage, ratio.clamp(1 - low, 1 + high) * advantage
     return torch.minimum(free, clipped), (clipped < free).to(ratio.dtype)
+
+
+def _cut_apart(
+    mean: Callable[[Float[Tensor, "*shape"]], Tensor], cut: Float[Tensor, "*shape"], advantage: Float[Tensor, "*shape"]
+) -> dict[str, Tensor]:
+    """Shares that the clip cuts, in all, at the upper range (positive advantages) and at the lower (negative ones)."""
+    high, low = torch.where(advantage > 0, cut, 0.0), torch.where(advantage < 0, cut, 0.0)
+    return {"clip_fraction": mean(cut), "clip_high": mean(high), "clip_low": mean(low)}
 
 
 def _check_range(low: float, high: float) -> None:

@@ -6,7 +6,6 @@ Nothing in these pages is typed by hand: a recipe or an ablation result that cha
 tests/test_docs.py fails until it happened.
 """
 
-import json
 import re
 from collections.abc import Mapping
 from itertools import groupby
@@ -14,16 +13,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saccade.cli.catalogue import catalogue
+from saccade.cli.catalogue import shipped
 from saccade.recipe import Entry
+from saccade.report.ablations import PILLARS, load_results, number, paper_link
 
 ROOT = Path(__file__).parent.parent
-PILLARS = {
-    "vlm": "Models that see",
-    "generation": "Models that draw",
-    "unified": "Models that see and draw",
-    "vla": "Models that act",
-}
 BEGIN, END = "<!-- methods: written by docs/build_recipes.py -->", "<!-- end of methods -->"
 INTRODUCTION = """# Recipes
 
@@ -40,31 +34,14 @@ here what it is said to do, and are no benchmark of the method.
 """
 
 
-def ours() -> list[Entry]:
-    """The library's recipes; whoever imports this may have registered some of their own."""
-    return [entry for entry in catalogue().values() if entry.make.__module__.startswith("saccade.")]
-
-
 def results() -> dict[str, dict[str, Any]]:
     """Committed ablation results by recipe."""
-    found = [json.loads(path.read_text()) for path in sorted((ROOT / "benchmarks" / "ablations").glob("*.json"))]
-    return {result["method"]: result for result in found}
-
-
-def paper(entry: Entry) -> str:
-    """The paper, linked where it is on arXiv."""
-    known = entry.paper.replace(".", "").isdigit()
-    return f"[{entry.paper}](https://arxiv.org/abs/{entry.paper})" if known else entry.paper
+    return load_results(ROOT / "benchmarks" / "ablations")
 
 
 def title(entry: Entry) -> str:
     """The docstring's first line without the paper and the full stop."""
     return re.sub(r" \(arXiv:[^)]*\)", "", entry.title).rstrip(".")
-
-
-def number(value: float) -> str:
-    """Four digits."""
-    return f"{value:.4g}"
 
 
 def anchor(entry: Entry) -> str:
@@ -82,9 +59,9 @@ def effect(result: Mapping[str, Any] | None) -> str:
 def table(link: str, found: Mapping[str, dict[str, Any]]) -> str:
     """One row a recipe; ``link`` is the page the rows point into."""
     rows = ["| recipe | paper | what it is | ablation |", "| --- | --- | --- | --- |"]
-    for entry in ours():
+    for entry in shipped():
         name = f"[`{entry.name}`]({link}{anchor(entry)})"
-        rows.append(f"| {name} | {paper(entry)} | {title(entry)} | {result_of(entry, found)} |")
+        rows.append(f"| {name} | {paper_link(entry.paper)} | {title(entry)} | {result_of(entry, found)} |")
     return "\n".join(rows) + "\n"
 
 
@@ -97,7 +74,7 @@ def section(entry: Entry, result: Mapping[str, Any] | None) -> str:
     """All there is to say about one recipe."""
     source = Path(entry.make.__module__.replace(".", "/")).with_suffix(".py")
     said = {"Mechanism": entry.mechanism, "Without it": entry.without, "Differences from the paper": entry.differences}
-    parts = [f"### {entry.name}", f"{title(entry)}. Paper: {paper(entry)}. Source: `src/{source}`."]
+    parts = [f"### {entry.name}", f"{title(entry)}. Paper: {paper_link(entry.paper)}. Source: `src/{source}`."]
     parts += [f"**{key}.** {text[0].upper()}{text[1:]}" for key, text in said.items()]
     ablation = entry.make("tiny").ablation
     if ablation is None:
@@ -124,7 +101,7 @@ def page() -> str:
     """docs/recipes.md."""
     found = results()
     parts = [INTRODUCTION, table("", found)]
-    for pillar, entries in groupby(ours(), key=lambda entry: entry.pillar):
+    for pillar, entries in groupby(shipped(), key=lambda entry: entry.pillar):
         parts.append(f"## {PILLARS[pillar]}\n")
         parts += [section(entry, found.get(entry.name)) for entry in entries]
     return "\n".join(parts)

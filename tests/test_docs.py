@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image as Picture
 
-from saccade.cli import parsers
-from saccade.cli.catalogue import catalogue, make
+from saccade.cli import main, parsers
+from saccade.cli.catalogue import catalogue, make, shipped
 from saccade.core.content import Image, Text
 from saccade.core.trajectory import Prompt, Trajectory, forced_turn
 from saccade.envs.datasets.jsonl import JsonlTasks
@@ -39,6 +39,11 @@ def test_recipes_page_is_current(script):
     assert written == script.page(), "run: python docs/build_recipes.py"
 
 
+def test_ablations_page_says_what_the_stored_results_say(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    assert main(["ablations", "--check"]) == 0, capsys.readouterr().err
+
+
 def test_speed_page_is_current():
     written = (ROOT / "docs" / "speed.md").read_text()
     assert written == loaded("build_benchmarks").page(written), "run: python docs/build_benchmarks.py"
@@ -47,7 +52,7 @@ def test_speed_page_is_current():
 def test_readme_lists_every_method(script):
     text = (ROOT / "README.md").read_text()
     assert text == script.readme(text), "run: python docs/build_recipes.py"
-    assert all(f"[`{name}`](docs/recipes.md#{name})" in text for name in (entry.name for entry in script.ours()))
+    assert all(f"[`{name}`](docs/recipes.md#{name})" in text for name in (entry.name for entry in shipped()))
 
 
 def test_result_of_an_ablation_is_told_with_its_standard_error(script):

@@ -26,7 +26,9 @@ from saccade.core.metric import Models
 from saccade.core.policy import Policy
 from saccade.core.random import fold_in
 from saccade.core.state import TrainState
+from saccade.evaluate.result import HELD_OUT, Result
 from saccade.evaluate.run import Report, evaluate, table
+from saccade.evaluate.store import weights_hash
 from saccade.learn.checkpoint import load_weights, trained_weights
 from saccade.learn.loop import Observer, Run, train
 from saccade.recipe import Ablation, Entry, Recipe
@@ -91,6 +93,7 @@ class _Evaluator:
         recipe = self._recipe
         models = Models(state.policy, state.reference)
         report = evaluate(models, recipe.evaluation, recipe.env, recipe.rewards, seed=recipe.train.seed)
+        report.weights = weights_hash(state.policy)
         self.reports[state.step] = report
         if write:
             self._log.evaluation(state.step, table(report.estimates))
@@ -183,11 +186,19 @@ def run(
         # The report "before" is of the policy before the checkpoint's weights are loaded; it is not logged again.
         models = Models(policy, recipe.train.reference.start(policy) if _compares(recipe) else None)
         before = evaluate(models, recipe.evaluation, recipe.env, recipe.rewards, seed=recipe.train.seed)
+        before.weights = weights_hash(policy)
         evaluator.reports[0] = before
     state = train(recipe, going, policy=policy)
     reports = evaluator.reports
     tail = tail_mean(folder, recipe.train.steps)
     return Outcome(reports[0], reports[state.step], state, time.perf_counter() - started, tail)
+
+
+def held_out(recipe: Recipe, report: Report, *, folder: Path, name: str, step: int) -> Result:
+    """A run's evaluation on its own held-out tasks, as it is kept."""
+    of = {"run": str(folder), "name": name, "step": step}
+    seed = recipe.train.seed
+    return report.result(HELD_OUT, recipe.evaluation, of=of, seed=seed, versions=versions(), commit=commit())
 
 
 def _compares(recipe: Recipe) -> bool:

@@ -14,8 +14,9 @@ from saccade.core.content import Array, Image, Text
 from saccade.core.errors import DataError
 from saccade.core.trajectory import Observation, Prompt, Task, Trajectory, forced_turn
 from saccade.report import film as films
+from saccade.report.cards import FILMED_TASKS, FILMS, Section
 from saccade.report.film import AFTERWARDS, HIT, LARGEST, LARGEST_FILM, MISS, MOST_FRAMES, SAID, SIDE, film, scale_of
-from saccade.report.gallery import FILMED_TASKS, FILMS, Section, write_gallery
+from saccade.report.gallery import write_gallery
 from saccade.report.snapshot import Pictures, snapshot, told
 
 GREY = (120, 120, 120)

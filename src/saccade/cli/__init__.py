@@ -1,4 +1,4 @@
-"""The command line: ``saccade list | show | train | evaluate | ablate | validate | report``.
+"""The command line: ``saccade list | show | train | evaluate | ablate | validate | report | ablations``.
 
 Errors a user can cause are one line on standard error and exit code 2; an interrupted command says how to go on, with
 exit code 130. torch and the recipes are loaded when a command needs them, so that ``--help`` is quick.
@@ -27,6 +27,13 @@ EXAMPLES = """examples:
   saccade train grpo --model Qwen/Qwen2.5-VL-3B-Instruct --data mine.jsonl --reward mine.py:score
   saccade train --config runs/first/config.yaml
   saccade ablate grpo --seeds 0 1 2"""
+
+EVALUATE = """Evaluate the last checkpoint of a run on its held-out tasks, or a run or a model on benchmarks.
+
+Rollouts are cached: a command that was stopped goes on where it was, and scoring them otherwise needs no new ones.
+A file of predictions has lines {"id": task, "output": text, or the path of a picture}. Of a model without a run the
+settings are policy, evaluation and seed: --evaluation.n 4, --evaluation.sampling.max_actions 512. What a benchmark
+has to set goes by suite: --suite.units thousandths."""
 
 SETTINGS = """settings:
   --a.b.c VALUE          change one setting of the recipe; several words for a list: --train.optimiser.betas 0.9 0.95
@@ -67,9 +74,10 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
         found[name] = parser
         return parser
 
-    listing = command("list", "list the recipes")
+    listing = command("list", "list the recipes, or the benchmarks")
     listing.add_argument("pillar", nargs="?", metavar="PILLAR", help="vlm, generation, unified or vla; default all")
-    listing.add_argument("--json", action="store_true", help="as JSON, with mechanisms")
+    listing.add_argument("--benchmarks", action="store_true", help="benchmarks for `saccade evaluate --suite`")
+    listing.add_argument("--json", action="store_true", help="as JSON, with everything there is to say")
 
     show = command("show", "print a recipe: what it does, and all its settings as YAML", settings=True)
     show.add_argument("name", nargs="?", metavar="NAME", help="a name from `saccade list`")
@@ -84,9 +92,23 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     train.add_argument("--save-every", type=int, default=50, metavar="N", help="steps between checkpoints (default 50)")
     _device(train)
 
-    evaluate = command("evaluate", "evaluate the last checkpoint of a run on held-out tasks", settings=True)
-    evaluate.add_argument("run", nargs="?", metavar="RUN", help="folder of a run")
-    evaluate.add_argument("--limit", type=int, metavar="N", help="most tasks; default as the run's own evaluation")
+    evaluate = command(
+        "evaluate", "evaluate a run or a model on held-out tasks and benchmarks", settings=True, description=EVALUATE
+    )
+    evaluate.add_argument("run", nargs="?", metavar="RUN|MODEL", help="folder of a run or a model, or a hub name")
+    evaluate.add_argument(
+        "--suite", nargs="+", action="extend", metavar="NAME", help="held-out (default of runs) or benchmarks' names"
+    )
+    evaluate.add_argument(
+        "--data", metavar="DIR", help="folder with a benchmark's files; default: fetched from the hub"
+    )
+    evaluate.add_argument("--part", metavar="NAME", help="which of a benchmark's splits; default its first")
+    evaluate.add_argument("--limit", type=int, metavar="N", help="most tasks; default the run's own, or all")
+    evaluate.add_argument("--against", metavar="RUN|DIR", help="compare task by task with this run's, or this, result")
+    evaluate.add_argument("--predictions", metavar="FILE", help="score the outputs in this file instead of a model's")
+    evaluate.add_argument("--out", metavar="DIR", help="default RUN/evaluations/..., or evaluations/MODEL/...")
+    evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="threads that score (default 1)")
+    evaluate.add_argument("--fresh", action="store_true", help="make all rollouts again, without the cache")
     _device(evaluate)
 
     ablate = command("ablate", "train with and without a recipe's mechanism and compare", settings=True)
@@ -98,8 +120,14 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     validate = command("validate", "check a recipe: gold outputs, environment, one training step", settings=True)
     validate.add_argument("name", nargs="?", metavar="NAME", help="a name from `saccade list`")
 
-    report = command("report", "write the gallery of a run again")
-    report.add_argument("run", nargs="?", metavar="RUN", help="folder of a run")
+    report = command("report", "write a report on one run, or on several side by side: report.html and report.json")
+    report.add_argument("runs", nargs="*", metavar="RUN", help="folders of runs")
+    report.add_argument("--out", metavar="DIR", help="default: the run's folder, or for several runs the current one")
+
+    ablations = command("ablations", "write the table of every method's ablation from the stored results")
+    ablations.add_argument("--results", metavar="DIR", help="default benchmarks/ablations")
+    ablations.add_argument("--out", metavar="FILE", help="default docs/ablations.md")
+    ablations.add_argument("--check", action="store_true", help="write nothing; exit code 1 if the page is out of date")
     return top, found
 
 

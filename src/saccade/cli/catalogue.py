@@ -42,6 +42,11 @@ def catalogue() -> dict[str, Entry]:
     return dict(sorted(ENTRIES.items(), key=lambda item: (item[1].pillar, item[0])))
 
 
+def shipped() -> list[Entry]:
+    """The library's own recipes; whoever imports this may have registered some more."""
+    return [entry for entry in catalogue().values() if entry.make.__module__.startswith("saccade.")]
+
+
 def unavailable() -> dict[str, str]:
     """Recipe modules that cannot be imported, and the package each lacks."""
     return _load()

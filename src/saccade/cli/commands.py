@@ -13,24 +13,26 @@ from typing import Any, get_args
 
 import torch
 from rich.console import Console as Terminal
+from rich.markup import escape
 from rich.table import Table
-from safetensors.torch import load_file
 
 from saccade import experiment
-from saccade.cli import catalogue
+from saccade.cli import catalogue, evaluation
 from saccade.cli.catalogue import Given
 from saccade.cli.validate import CHECKS
 from saccade.core import config
 from saccade.core.errors import CheckpointError, ConfigError, SaccadeError
-from saccade.core.metric import Models
-from saccade.core.random import fold_in
 from saccade.core.state import Progress
-from saccade.evaluate.run import Report, evaluate, table
+from saccade.evaluate.benchmark import benchmark_classes
+from saccade.evaluate.result import HELD_OUT, result_folder
+from saccade.evaluate.run import Report
 from saccade.learn import checkpoint
 from saccade.recipe import Pillar, Recipe
-from saccade.report.comparison import change_table, compare, plus_minus, save_changes
+from saccade.report.ablations import Method, load_results, page
+from saccade.report.comparison import change_table, compare, save_changes
+from saccade.report.energy import EnergyLog
 from saccade.report.gallery import write_run_gallery
-from saccade.report.log import Console, OnlyIn, RolloutLog, TensorBoardLog, line, tensorboard_installed
+from saccade.report.log import Console, OnlyIn, RolloutLog, TensorBoardLog, tensorboard_installed
 from saccade.report.snapshot import Pictures, snapshot
 
 SNAPSHOTS = 4
@@ -43,6 +45,8 @@ def list_recipes(chosen: Namespace, given: Given) -> int:
     pillars = get_args(Pillar)
     if chosen.pillar is not None and chosen.pillar not in pillars:
         raise ConfigError(f"there is no pillar {chosen.pillar!r}; known: {', '.join(pillars)}")
+    if chosen.benchmarks:
+        return _list_benchmarks(chosen)
     entries = [e for e in catalogue.catalogue().values() if chosen.pillar in (None, e.pillar)]
     if chosen.json:
         keys = ("name", "pillar", "paper", "title", "mechanism", "without", "differences")
@@ -54,6 +58,20 @@ def list_recipes(chosen: Namespace, given: Given) -> int:
     for name, package in catalogue.unavailable().items():
         shown.add_row(name, "", "", f"needs the package {package}", style="dim")
     _terminal().print(shown)
+    return 0
+
+
+def _list_benchmarks(chosen: Namespace) -> int:
+    found = [one for one in benchmark_classes().values() if chosen.pillar in (None, one.pillar)]
+    if chosen.json:
+        keys = ("name", "title", "pillar", "paper", "parts", "hub", "source", "rule_in_words")
+        print(json.dumps([{key: getattr(one, key) for key in keys} for one in found], indent=1))
+        return 0
+    terminal = _terminal()
+    for one in found:
+        facts = (one.title, one.pillar, one.paper, " ".join(one.parts), one.hub or "files by hand")
+        terminal.print(f"[bold]{one.name}[/bold]  {escape(' · '.join(facts))}", soft_wrap=True)
+        terminal.print(f"    {one.rule_in_words}", markup=False, soft_wrap=True)
     return 0
 
 
@@ -78,6 +96,7 @@ def train(chosen: Namespace, given: Given) -> int:
     out.print(f"{'Going on with' if going else 'Training'} {name} in {folder}", soft_wrap=True)
     with Console(lambda one: _phase(name, recipe, one), out) as console:
         logs: list[Any] = [OnlyIn(recipe, RolloutLog(folder, max(1, recipe.train.steps // SNAPSHOTS)))]
+        logs.append(OnlyIn(recipe, EnergyLog(folder)))
         if tensorboard_installed():
             logs.append(OnlyIn(recipe, TensorBoardLog(folder)))
         try:
@@ -100,6 +119,9 @@ def train(chosen: Namespace, given: Given) -> int:
     changes = compare(outcome.before.estimates, outcome.before.rows, outcome.after.estimates, outcome.after.rows)
     save_changes(folder / "comparison.json", changes)
     _keep_rollouts(folder, recipe, {"before": outcome.before, "after": outcome.after})
+    for step, found in {0: outcome.before, outcome.state.step: outcome.after}.items():
+        result = experiment.held_out(recipe, found, folder=folder, name=name, step=step)
+        evaluation.save(result_folder(folder, HELD_OUT, step), result, found.groups, recipe.reward_weight(Progress()))
     outcome.state.policy.save_pretrained(folder / "model")
     gallery = write_run_gallery(folder, name)
     out.print()
@@ -159,33 +181,7 @@ def _keep_rollouts(folder: Path, recipe: Recipe, reports: Mapping[str, Report]) 
 
 def evaluate_run(chosen: Namespace, given: Given) -> int:
     """``saccade evaluate``."""
-    folder = _folder(chosen)
-    original = experiment.load_run(folder)
-    recipe = catalogue.change(original, given, chosen.known)
-    if chosen.limit is not None:
-        recipe = config.overlay(recipe, {"evaluation.limit": chosen.limit})
-    found = checkpoint.latest(folder / "checkpoints")
-    if found is None:
-        raise CheckpointError(f"{folder} has no checkpoint to evaluate")
-    device = _device(chosen)
-    compared = any(metric.needs_reference for metric in recipe.evaluation.metrics.values())
-    if compared:
-        # References start from the weights that training started from.
-        policy = experiment.start_policy(original, device)
-        reference = original.train.reference.start(policy)
-        if (found / "reference.safetensors").exists():
-            checkpoint.load_weights(reference, load_file(found / "reference.safetensors"), str(found))
-    else:
-        policy, reference = original.policy.build(device, fold_in(original.train.seed, "policy")), None
-    checkpoint.load_weights(policy, load_file(found / "policy.safetensors"), str(found))
-    report = evaluate(Models(policy, reference), recipe.evaluation, recipe.env, recipe.rewards, seed=recipe.train.seed)
-    shown = Table("held-out metric", "value", "n", box=None, pad_edge=False, header_style="bold")
-    for name, estimate in report.estimates.items():
-        shown.add_row(name, plus_minus(estimate), str(estimate.n))
-    _terminal().print(shown)
-    step = int(found.name.removeprefix("step-"))
-    (folder / "evaluation.json").write_text(line(step, table(report.estimates)))
-    return 0
+    return evaluation.run_evaluation(chosen, given, _device(chosen), _terminal())
 
 
 def ablate(chosen: Namespace, given: Given) -> int:
@@ -242,11 +238,55 @@ def validate(chosen: Namespace, given: Given) -> int:
 
 def report_run(chosen: Namespace, given: Given) -> int:
     """``saccade report``."""
+    from saccade.cli.report import write_report
+
     _nothing_given(chosen, given)
-    folder = _folder(chosen)
-    experiment.load_run(folder)
-    print(write_run_gallery(folder, _recorded_name(folder)))
+    folders = [Path(run) for run in chosen.runs]
+    if not folders:
+        raise ConfigError("which run? give its folder, such as runs/grpo-1, or several folders")
+    if len(folders) == 1 and not chosen.out:
+        print(write_report(folders, folders[0]))
+        write_run_gallery(folders[0], _recorded_name(folders[0]))
+    else:
+        print(write_report(folders, Path(chosen.out or ".")))
     return 0
+
+
+def ablations(chosen: Namespace, given: Given) -> int:
+    """``saccade ablations``; with ``--check`` exit code 1 if the page and the results disagree."""
+    _nothing_given(chosen, given)
+    results, path = Path(chosen.results or "benchmarks/ablations"), Path(chosen.out or "docs/ablations.md")
+    if not results.is_dir():
+        raise ConfigError(f"{results} is no folder; give the one with the results: --results DIR")
+    written = ablations_page(results)
+    if not chosen.check:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(written)
+        print(path)
+        return 0
+    if path.exists() and path.read_text() == written:
+        print(f"{path} is current")
+        return 0
+    print(f"{path} and {results} disagree; write it again: saccade ablations", file=sys.stderr)
+    return 1
+
+
+def ablations_page(results: Path) -> str:
+    """The table of all shipped methods with what is stored of their ablations.
+
+    Raises:
+        ConfigError: recipes cannot be imported, so that the page would lack them.
+        DataError: a result is damaged.
+    """
+    if lacking := catalogue.unavailable():
+        recipe, package = next(iter(lacking.items()))
+        raise ConfigError(f"recipe {recipe} needs the package {package!r}, and without it the page would be incomplete")
+    methods = [
+        Method(entry.name, entry.pillar, entry.paper, entry.mechanism, one.metric if one is not None else None)
+        for entry in catalogue.shipped()
+        for one in [entry.make("tiny").ablation]
+    ]
+    return page(methods, load_results(results))
 
 
 def _terminal() -> Terminal:
@@ -258,12 +298,6 @@ def _name(chosen: Namespace) -> str:
     if chosen.name is None:
         raise ConfigError("which recipe? give a name from `saccade list`")
     return chosen.name
-
-
-def _folder(chosen: Namespace) -> Path:
-    if chosen.run is None:
-        raise ConfigError("which run? give its folder, such as runs/grpo-1")
-    return Path(chosen.run)
 
 
 def _nothing_given(chosen: Namespace, given: Given) -> None:
@@ -289,4 +323,5 @@ COMMANDS: Mapping[str, Callable[[Namespace, Given], int]] = {
     "ablate": ablate,
     "validate": validate,
     "report": report_run,
+    "ablations": ablations,
 }

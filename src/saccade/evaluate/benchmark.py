@@ -158,6 +158,10 @@ class Benchmark(Tasks):
     source: ClassVar[Literal["called", "implemented"]] = "implemented"
     """Whether the authors' code is called or their rule was written anew from it."""
 
+    recorded: ClassVar[bool] = False
+    """Whether outputs hold what a simulator that is not here saw. Such files can be scored; models, which could claim
+    anything, cannot."""
+
     data: str = ""
     """Folder with the published files; empty: fetched from the hub."""
     part: str = ""
@@ -207,6 +211,11 @@ class Benchmark(Tasks):
 
     def task(self, index: int) -> Task:
         return self._items[index].task()
+
+    @property
+    def ids(self) -> list[str]:
+        """Of all tasks, without decoding any picture."""
+        return [item.id for item in self._items]
 
     def split(self, name: Split) -> Tasks:
         """Every task is held out: benchmarks are not trained on."""

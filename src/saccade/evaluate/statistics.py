@@ -114,7 +114,7 @@ def _student(estimate: Estimate, confidence: float) -> tuple[float, float]:
     try:
         from scipy import stats
     except ModuleNotFoundError:
-        raise ConfigError("paired_test needs scipy: pip install 'saccade[vlm]'") from None
+        raise ConfigError("paired_test needs scipy: pip install 'saccade[metrics]'") from None
     freedom = estimate.n - 1
     if freedom < 1:
         return math.nan, math.nan

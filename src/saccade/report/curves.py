@@ -28,6 +28,8 @@ class Series:
 class Plot:
     title: str
     series: Sequence[Series]
+    start: float | None = None
+    """A value to mark by a dashed line: where training began."""
 
 
 def plots(records: Sequence[Mapping[str, float]]) -> list[Plot]:
@@ -80,6 +82,7 @@ def svg(plot: Plot) -> str:
         return ""
     xs = [x for s in drawn for x in s.steps]
     ys = [y + k * e for s in drawn for y, e in _with_errors(s) for k in (-1, 1)]
+    ys += [] if plot.start is None else [plot.start]
     x_low, x_high = min(xs), max(max(xs), min(xs) + 1)
     ticks = nice_ticks(min(ys), max(ys))
     y_low, y_high = min(ticks[0], min(ys)), max(ticks[-1], max(ys))
@@ -98,6 +101,9 @@ def svg(plot: Plot) -> str:
         out.append(f'<text class="tick" x="{LEFT - 5}" y="{y(tick) + 3.5:.1f}" text-anchor="end">{tick:.6g}</text>')
     for tick in (t for t in nice_ticks(x_low, x_high) if x_low <= t <= x_high and t == int(t)):
         out.append(f'<text class="tick" x="{x(tick):.1f}" y="{HEIGHT - 8}" text-anchor="middle">{tick:.0f}</text>')
+    if plot.start is not None:
+        level = f"{y(plot.start):.1f}"
+        out.append(f'<line class="start" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{level}" y2="{level}"/>')
     for i, s in enumerate(drawn):
         colour = f"s{i % 6}"
         if s.errors:
@@ -113,6 +119,28 @@ def svg(plot: Plot) -> str:
             out.append(_line(f"raw {colour}", [(x(a), y(b)) for a, b, _ in points]))
             out.append(_line(f"line {colour}", [(x(a), y(c)) for a, _, c in points]))
     return "".join([*out, "</svg>"])
+
+
+def spark(values: Sequence[float], start: float | None = None) -> str:
+    """A curve the size of a word, without axes: a dashed line marks the start, a dot the end."""
+    drawn = _thin(Series("", range(len(values)), values)).values
+    if len(drawn) < 2:
+        return ""
+    shown = [*drawn, *([] if start is None else [start])]
+    low, high = min(shown), max(shown)
+    # Rounding errors are no curve.
+    flat = high - low <= max(1e-7, 1e-5 * max(abs(low), abs(high)))
+
+    def y(value: float) -> float:
+        return 13 if flat else 22 - (value - low) / (high - low) * 18
+
+    points = [(2 + i * 112 / (len(drawn) - 1), y(value)) for i, value in enumerate(drawn)]
+    level = "" if start is None else f'<line class="start" x1="2" x2="114" y1="{y(start):.1f}" y2="{y(start):.1f}"/>'
+    x_end, y_end = points[-1]
+    dot = f'<circle class="dot" cx="{x_end:.1f}" cy="{y_end:.1f}" r="2.2"/>'
+    return (
+        f'<svg class="spark plot s0" viewBox="0 0 118 26" aria-hidden="true">{level}{_line("line", points)}{dot}</svg>'
+    )
 
 
 def nice_ticks(low: float, high: float, most: int = 5) -> list[float]:

@@ -19,6 +19,8 @@ from saccade.core.content import Image, Part, Video
 from saccade.core.errors import DataError
 
 MediaKind = Literal["image", "video"]
+FILMS = (".mp4", ".webm", ".mkv", ".mov", ".avi", ".m4v")
+"""Endings of files that PyAV decodes."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,21 @@ class Media:
     source: Any
     root: Path
     place: Place
+    most: int = 32
+    """Frames that are taken of a film (``FILMS``), evenly spread from its first to its last.
+
+    Lists of pictures and animated pictures keep all of theirs.
+    """
 
     def decoded(self) -> Part:
         if self.kind == "image":
             return Image(self._pixels(self.source))
-        frames, fps = self._frames() if isinstance(self.source, list) else self._animation()
+        if isinstance(self.source, list):
+            frames, fps = self._frames()
+        elif _is_film(where := self._encoded(self.source)):
+            frames, fps = self._film(where)
+        else:
+            frames, fps = self._animation()
         sizes = sorted({(frame.shape[1], frame.shape[0]) for frame in frames})
         if len(sizes) != 1:
             self.place.wrong(f"frames of sizes {', '.join(f'{w} x {h}' for w, h in sizes)}", "frames of one size")
@@ -81,8 +93,9 @@ class Media:
         if "://" in source:
             self.place.wrong(short(source), "a local file; nothing is downloaded while training")
         path = self.root / source
-        if not _is_file(path):
-            self.place.wrong(f"no file {short(str(path), 200)}", "a picture that exists")
+        if not is_file(path):
+            expected = "a picture that exists" if self.kind == "image" else "a video that exists"
+            self.place.wrong(f"no file {short(str(path), 200)}", expected)
         return path
 
     def _open(self, source: Any) -> Picture.Image:
@@ -102,6 +115,18 @@ class Media:
             milliseconds = picture.info.get("duration", 0)
         return frames, 1000.0 / milliseconds if milliseconds else 1.0
 
+    def _film(self, where: bytes | Path) -> tuple[list[np.ndarray], float]:
+        try:
+            import av
+        except ImportError:
+            self.place.wrong(f"{short(self.source)}, a film", "the package av, which decodes films, to be installed")
+        try:
+            # From memory or an open file, never by name: a list of other files or addresses in it leads nowhere.
+            with io.BytesIO(where) if isinstance(where, bytes) else where.open("rb") as file, av.open(file) as film:
+                return sampled(film, self.most)
+        except (av.FFmpegError, EOFError, OSError, ValueError) as error:
+            self._unreadable(self.source, error)
+
     @contextmanager
     def _reading(self, source: Any) -> Iterator[None]:
         """What PIL raises over a bad picture becomes an error that names it."""
@@ -110,14 +135,52 @@ class Media:
         except DataError:
             raise
         except (OSError, ValueError, SyntaxError, Picture.DecompressionBombError) as error:
-            why = " ".join(str(error).split())[:120]
-            self.place.wrong(
-                f"{short(source)}, which cannot be read ({why})",
-                f"{'an image' if self.kind == 'image' else 'a video'} that can be read",
-            )
+            self._unreadable(source, error)
+
+    def _unreadable(self, source: Any, error: Exception) -> NoReturn:
+        why = " ".join(str(error).split())[:120]
+        self.place.wrong(
+            f"{short(source)}, which cannot be read ({why})",
+            f"{'an image' if self.kind == 'image' else 'a video'} that can be read",
+        )
 
 
-def _is_file(path: Path) -> bool:
+def sampled(film: Any, most: int) -> tuple[list[np.ndarray], float]:
+    """At most so many RGB frames of an open PyAV container, evenly spread from the first to the last, and their rate.
+
+    With N frames and n = min(N, most), frame ``round(i (N - 1) / (n - 1))`` is taken for i = 0 .. n - 1. Only the
+    stretches before the frames that are taken are decoded.
+
+    Raises:
+        ValueError: there is no video, or it has no time stamps.
+    """
+    if not film.streams.video:
+        raise ValueError("no video in it")
+    stream = film.streams.video[0]
+    # Files of some formats do not say how many frames they have.
+    times = sorted(packet.pts for packet in film.demux(stream) if packet.pts is not None)
+    if not times:
+        raise ValueError("no frames with time stamps in it")
+    chosen = [times[i] for i in np.linspace(0, len(times) - 1, min(most, len(times))).round().astype(int)]
+    frames: list[np.ndarray] = []
+    for time in chosen:
+        film.seek(time, stream=stream)
+        frame = next((one for one in film.decode(stream) if one.pts is not None and one.pts >= time), None)
+        if frame is None:
+            raise ValueError(f"it ends before frame {len(frames) + 1} of {len(chosen)}")
+        frames.append(frame.to_ndarray(format="rgb24"))
+    seconds = float((chosen[-1] - chosen[0]) * stream.time_base)
+    return frames, (len(chosen) - 1) / seconds if seconds > 0 else 1.0
+
+
+def _is_film(where: bytes | Path) -> bool:
+    if isinstance(where, Path):
+        return where.suffix.lower() in FILMS
+    return where[4:8] == b"ftyp" or where[:4] == b"\x1a\x45\xdf\xa3"
+
+
+def is_file(path: Path) -> bool:
+    """Whether there is such a file; False for paths that cannot be any file's."""
     try:
         return path.is_file()
     except (OSError, ValueError):  # a name too long or with a null character is no file's

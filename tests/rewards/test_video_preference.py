@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from saccade.core.errors import ConfigError, DataError
 from saccade.core.random import fold_in
 from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.envs.datasets.clips import Clips
-from saccade.rewards.physics import ConditionMatch, Sharpness, Smoothness
+from saccade.rewards.physics import ConditionMatch, MassKept, Smoothness
 from saccade.rewards.video_preference import (
     Axis,
     BradleyTerryOnly,
@@ -17,11 +18,12 @@ from saccade.rewards.video_preference import (
     ClipPreference,
     ClipPreferenceModel,
     ClipScorer,
+    _moved,
     grey,
 )
 
 AXES = {
-    "visual": Axis(gold=Sharpness(), tie=0.005, temperature=0.005),
+    "visual": Axis(gold=MassKept(), tie=0.03, temperature=0.03),
     "motion": Axis(gold=Smoothness(), tie=0.2, temperature=0.2),
     "prompt": Axis(gold=ConditionMatch(), tie=0.1, temperature=0.1, told=True),
 }
@@ -94,6 +96,17 @@ def test_standardisation_is_stored_with_the_weights():
     assert stored["mean"].shape == stored["std"].shape == (3,)
 
 
+def test_frames_are_moved_by_whole_pixels_and_by_parts_of_them():
+    """A sine of one period over the frame, moved by a quarter of it, is minus the cosine."""
+    frames = np.random.default_rng(0).random((2, 6, 8, 3))
+    moved = _moved(frames, np.array([[1.0, -2.0], [0.0, 3.0]]))
+    np.testing.assert_allclose(moved[0], np.roll(frames[0], (1, -2), (0, 1)), atol=1e-12)
+    np.testing.assert_allclose(moved[1], np.roll(frames[1], 3, 1), atol=1e-12)
+    wave = np.sin(2 * np.pi * np.arange(6) / 6)[None, :, None, None] * np.ones((1, 6, 8, 3))
+    turned = -np.cos(2 * np.pi * np.arange(6) / 6)[None, :, None, None] * np.ones((1, 6, 8, 3))
+    np.testing.assert_allclose(_moved(wave, np.array([[1.5, 0.0]])), turned, atol=1e-12)
+
+
 def test_verdicts_follow_gold_and_ties():
     votes = model().compared(Clips(count=60), 200)
     ties = torch.tensor([axis.tie for axis in AXES.values()])
@@ -102,11 +115,18 @@ def test_verdicts_follow_gold_and_ties():
     assert float((votes.verdict.sign() == votes.gap.sign())[clear].float().mean()) > 0.9
 
 
-def test_a_small_model_beats_chance_on_every_axis_and_keeps_ties_closer():
-    """Chance is 0.5 with a standard error of 0.04; this seed, a quarter of the pairs and steps: 0.68, 0.71, 0.78."""
+def test_a_small_model_beats_chance_and_the_model_of_ties_keeps_ties_closer():
+    """Chance is 0.5 with a standard error of 0.04; this seed, an eighth of the pairs: 0.95, 0.77 and 0.81.
+
+    Margins of ties are 0.15, 0.52 and 0.65 times those of others, and 0.29, 0.77 and 0.70 times where ties are left
+    out. The defaults reach 0.97, 0.90 and 0.88, with 0.07, 0.18 and 0.47.
+    """
     spec = model(pairs=1024, steps=250, channels=12, batch=64)
-    found = spec.accuracy(Clips(count=60, jitter=0.7, seed=5), 200)
-    assert all(agrees > 0.6 and spread < 1 for agrees, spread in found.values())
+    held_out = Clips(count=60, jitter=0.7, seed=5)
+    found = spec.accuracy(held_out, 200)
+    assert all(agrees > 0.6 for agrees, _ in found.values())
+    plain = replace(spec, loss=BradleyTerryOnly()).accuracy(held_out, 200)
+    assert all(found[name][1] < plain[name][1] for name in AXES)
 
 
 def test_a_preference_is_the_weighted_sum_of_its_axes():
@@ -140,4 +160,4 @@ def test_wrong_clips_and_settings_are_named():
     with pytest.raises(ConfigError, match="taste"):
         ClipPreference(model=spec, weights={"taste": 1.0})
     with pytest.raises(ConfigError, match="tie"):
-        Axis(gold=Sharpness(), tie=-1.0, temperature=1.0)
+        Axis(gold=MassKept(), tie=-1.0, temperature=1.0)

@@ -4,8 +4,10 @@ The measurer sees pixels only. With m the brightness of a frame in [0, 1], zero 
 ``c_t = sum m (x, y) / sum m`` in pixels (a pixel's centre at i + 1/2) and its mass ``M_t = sum m``.
 
 What is to be expected stands in ``task.target``, a mapping: ``path`` (the exact centres), ``mass``, ``acceleration``
-(pixels / frame^2) and ``walls`` (least and greatest coordinate of a centre). Three axes of quality, after VideoReward
-(arXiv:2501.13918): ``Sharpness`` (VQ) and ``Smoothness`` (MQ) know nothing of the prompt, ``ConditionMatch`` (TA) does.
+(pixels / frame^2) and ``walls`` (least and greatest coordinate of a centre). Axes of quality, after VideoReward
+(arXiv:2501.13918): ``Sharpness`` and ``MassKept`` (VQ) and ``Smoothness`` (MQ) know nothing of the prompt,
+``ConditionMatch`` (TA) does. Of the first two ``MassKept`` is the one to train on: a ball is sharper the less there is
+of it.
 """
 
 from __future__ import annotations
@@ -155,10 +157,11 @@ class LawKept(ClipReward):
 class CollisionKept(SampleReward):
     """``exp(-violation)``: whether a red and a blue ball that meet keep momentum and kinetic energy.
 
-    The violation is ``|P' - P| / sum_i M_i |v_i| + |E' - E| / E``,  ``P = sum_i M_i v_i``,  ``E = sum_i M_i |v_i|^2 / 2``
-    with the velocities of the first two frames and, primed, of the last two; M_i is the median of a ball's mass over
-    frames, measured in its own colour. They must meet between these frames, and away from walls. A ball that cannot be
-    seen in one of them, or balls that were at rest and are not any more, score 0. No clip: unscored.
+    The violation is ``|P' - P| / sum_i M_i |v_i| + |E' - E| / E``  with  ``P = sum_i M_i v_i``  and  ``E = sum_i M_i
+    |v_i|^2 / 2``, from the velocities of the first two frames and, primed, of the last two; M_i is the median of a
+    ball's mass over frames, measured in its own colour. They must meet between these frames, and away from walls. A
+    ball that cannot be seen in one of them, or balls that were at rest and are not any more, score 0. No clip:
+    unscored.
     """
 
     def score(self, trajectory: Trajectory) -> Score:

@@ -15,7 +15,7 @@ from saccade.core.policy import Need, Sampling
 from saccade.core.reference import frozen_copy
 from saccade.core.trajectory import Context, Prompt, Task, Trajectory, Turn
 from saccade.policies.denoise.steps import DanceSDE, RandomSteps
-from saccade.policies.denoise.surrogate import Surrogate
+from saccade.policies.denoise.surrogate import SignalWeighting, Surrogate
 from saccade.policies.denoise.tiny_video import ClipNet, TinyVideoFlow
 
 NET = ClipNet(frames=3, side=8, width=16, layers=1, heads=2, words=("bounce", "fall"))
@@ -193,6 +193,13 @@ def test_the_divergence_from_a_copy_is_zero():
     policy = build(SPECS["chain"])
     out = policy.log_prob(pack(groups(policy)), Need(kl_to=frozen_copy(policy)))
     assert float(out.kl.detach().abs().max()) < 1e-6
+
+
+def test_the_weight_of_flow_dpos_derivation_falls_with_the_noise():
+    """(1 - 1/4)^2 = 9/16 of an error of 2, and nothing of one in pure noise; distances count likewise."""
+    weighting, level = SignalWeighting(2.0), torch.tensor([0.25, 1.0])
+    for weigh in (weighting, weighting.distance):
+        assert weigh(torch.tensor([2.0, 2.0]), level).tolist() == pytest.approx([18 / 16, 0.0])
 
 
 def test_prompts_matter_and_unknown_words_do_not():

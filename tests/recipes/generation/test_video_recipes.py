@@ -9,10 +9,11 @@ import torch
 from saccade.advantages.shaping import BatchWhiten
 from saccade.advantages.temporal import DiscountedReturn
 from saccade.core import config
-from saccade.core.batch import pack
-from saccade.core.policy import Sampling
+from saccade.core.batch import finish, pack
+from saccade.core.policy import LogProbs, Sampling
+from saccade.core.reward import Score
 from saccade.core.trajectory import Context, Prompt, Trajectory, Turn
-from saccade.policies.denoise.surrogate import NoiseWeighting, SignalWeighting
+from saccade.feeds.on_policy import OnPolicy
 from saccade.recipes.generation.clips import clips, generator, pretrained
 from saccade.recipes.generation.dance_grpo import dance_grpo
 from saccade.recipes.generation.video_reward import video_reward
@@ -84,19 +85,25 @@ def test_nothing_held_out_is_trained_or_pretrained_on():
     assert clips("tiny").split("test") == recipe.evaluation.tasks
 
 
-def test_flow_dpo_has_one_weight_at_all_times_and_its_ablation_the_schedule():
-    """beta (1 - t)^2: at noise level 1/4 an error counts (3/4)^2, against 1 with a constant weight.
-
-    The mean weight is the same: over a million draws of sigmoid(N(0, 1)) that of (1 - t)^2, with the ablation's larger
-    beta, is the recipe's beta.
-    """
+def test_flow_dpo_has_one_weight_at_all_times():
     recipe = video_reward()
-    plain = config.overlay(recipe, recipe.ablation.without)
-    assert recipe.policy.likelihood.weighting == NoiseWeighting(0.0)
-    assert plain.policy.likelihood.weighting == SignalWeighting(2.0)
     error, level = torch.tensor([2.0, 2.0]), torch.tensor([0.25, 1.0])
     assert recipe.policy.likelihood.weighting(error, level).tolist() == [2.0, 2.0]
-    assert plain.policy.likelihood.weighting(error, level).tolist() == pytest.approx([2 * 9 / 16, 0.0])
     assert recipe.objective["dpo"].inner.beta == 62.5
-    t = torch.sigmoid(torch.randn(10**6, generator=torch.Generator().manual_seed(0)))
-    assert math.isclose(plain.objective["dpo"].inner.beta * float(((1 - t) ** 2).mean()), 62.5, rel_tol=2e-3)
+
+
+def test_without_pairs_all_clips_are_imitated_by_the_exponential_of_their_advantage():
+    """Rewards 0, 1, 2, 3: mean 3/2, standard deviation sqrt(5/4); weights exp(A), each over four clips."""
+    recipe = video_reward()
+    plain = config.overlay(recipe, recipe.ablation.without)
+    assert isinstance(plain.feed.inner, OnPolicy) and plain.rewards == recipe.rewards
+    _, (group,) = rollouts(recipe, prompts=1)
+    for i, trajectory in enumerate(group):
+        trajectory.scores["preference"] = Score(float(i))
+    batch = finish(pack([group]), plain.average)
+    batch = replace(batch, advantage=plain.advantage(batch))
+    logp = torch.zeros(batch.mask.shape, requires_grad=True)
+    plain.objective["dpo"](batch, LogProbs(logp)).value.backward()
+    weight = -logp.grad.sum(1)
+    expected = [math.exp((i - 1.5) / math.sqrt(5 / 4)) / 4 for i in range(4)]
+    assert weight.tolist() == pytest.approx(expected, rel=1e-3)

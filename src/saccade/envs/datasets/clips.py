@@ -219,7 +219,7 @@ class Clips(Tasks):
 def _direction(random: np.random.Generator, kind: Kind, held: str) -> Direction:
     if held == "direction":
         return HELD_OUT[kind]
-    known = [direction for direction in DIRECTIONS if direction != HELD_OUT[kind]]
+    known: list[Direction] = [direction for direction in DIRECTIONS if direction != HELD_OUT[kind]]
     return known[int(random.integers(len(known)))]
 
 

@@ -2,18 +2,22 @@
 
 Mechanism: annotators compare two clips along three axes, visual quality, motion quality and match of the prompt, and
 may call them the same; a network learns by a Bradley-Terry model with ties (theta = 5), its heads for the first two
-axes blind to the prompt. Of several clips by the pretrained model the best and the worst by the sum of the
-standardised axes make a pair; DPO compares their matching errors at equal times and noise, with the same weight at
-every time.
+axes blind to the prompt. Of several clips by the pretrained model the best and the worst by the sum of the standardised
+axes make a pair; DPO compares their matching errors at equal times and noise, with the same weight at every time.
 
-Without it: the weight (1 - t)^2 that the derivation of Flow-DPO gives, over its mean, so that beta means the same. What
-counts then are errors at little noise, where it is decided how a clip looks and no longer how things move.
+Without it: the paper's Flow-RWR, matching on all of these clips, weighted by the exponential of the advantage. What is
+bad then counts for less, but nothing pushes away from it.
 
-Differences: annotators are simulated by measurements of sharpness, smoothness and of the first step asked for, plus
-noise; the network is a small convolutional one instead of Qwen2-VL with three special tokens. Pairs are drawn anew by
-the pretrained model for every step. The paper's beta belongs to one draw; over K draws it is beta / (2 K) here. Clips
-have no released checkpoint that fits the machines this was written on, in the base size either; ``base`` is a wider
-generator of larger clips.
+Differences: annotators are simulated by measurements of the ball's mass, of smoothness and of the first step asked for,
+plus noise; the network is a small convolutional one instead of Qwen2-VL with three special tokens, and compares
+distorted exact clips, not those of twelve generators. It agrees with the gold in 97, 90 and 88 per cent of held-out
+pairs of that kind, but in 69, 81 and 63 per cent of pairs by the generator, which differ by less: motion is what
+improves, match does not, and the ball loses some mass and moves less. Pairs are drawn anew by the pretrained model for
+every step. The paper's beta belongs to one draw; over K draws it is beta / (2 K) here. What the paper found of the
+weight (1 - t)^2, which the derivation gives, that it costs match of the prompt, does not show at this size: with
+``SignalWeighting`` and the same mean weight one seed gained as much by the model and by every measure. Clips have no
+released checkpoint that fits the machines this was written on, in the base size either; ``base`` is a wider generator
+of larger clips.
 """
 
 from saccade.core.schedule import Constant, Linear
@@ -30,22 +34,18 @@ from saccade.recipe import Ablation, Recipe, Size, Train, pick, recipe
 from saccade.recipes.generation.clips import clips, evaluation, generator, preference, pretrained
 from saccade.rewards.physics import ConditionMatch, Sharpness
 
-SCHEDULE = 0.2934
-"""The mean of (1 - t)^2 over logit-normal times: 1/4 and the variance of the logistic function of a normal, 0.0434."""
-
 
 @recipe(paper="2501.13918", pillar="generation")
 def video_reward(size: Size = "tiny") -> Recipe:
     liked, draws = preference(size), 4
     surrogate = Surrogate(draws=draws, times=LogitNormalTimes(), shared=True)
     metrics = {"preference": Mean(liked), "match": Mean(ConditionMatch()), "sharpness": Mean(Sharpness())}
-    beta = 500 / (2 * draws)
     return Recipe(
         policy=generator(size, sampler=DanceSDE(8, 0.5), likelihood=surrogate),
         env=SingleTurn(clips(size)),
         rewards={"preference": liked},
         average="action",
-        objective={"dpo": Matching(DPO(beta=beta))},
+        objective={"dpo": Matching(DPO(beta=500 / (2 * draws)))},
         feed=RankedPairs(ByReference(OnPolicy())),
         train=Train(
             steps=pick(size, tiny=80, base=2000),
@@ -58,15 +58,15 @@ def video_reward(size: Size = "tiny") -> Recipe:
         stages=pretrained(size),
         evaluation=evaluation(size, metrics),
         ablation=Ablation(
-            metric="match",
+            metric="law",
             without={
-                "policy.likelihood.weighting": {
-                    "class": "saccade.policies.denoise.surrogate.SignalWeighting",
-                    "power": 2.0,
+                "objective.dpo": {"class": "saccade.objectives.regression.RewardWeighted"},
+                "feed": {
+                    "class": "saccade.feeds.reference.ByReference",
+                    "inner": {"class": "saccade.feeds.on_policy.OnPolicy"},
                 },
-                "objective.dpo.inner.beta": beta / SCHEDULE,
             },
-            note="match: the gold of the axis about the prompt, on held-out speeds and directions; preference is the "
-            "model's own overall score. Equal pairs, equal draws, equal mean weight.",
+            note="law: whether any motion of this kind looks so, on held-out speeds and directions; no axis measures "
+            "it. Equal clips drawn, equal draws of time and noise; regression learns from all four, DPO from two.",
         ),
     )

@@ -19,7 +19,7 @@ NAMED = (
     "ddpo", "dpok", "diffppo", "diffusion_dpo", "diffusion_kto", "image_reward", "refl", "parrot", "b2_diffurl",
     "flow_grpo", "mixgrpo", "diffusion_nft", "awm",
     "gui_r1", "mobilegui_rl", "gta1", "progrm", "vln_r1", "flare", "rlvla", "ript_vla", "tgrpo",
-    "corl", "hermesflow", "emu3", "inflvg", "dream_reward",
+    "corl", "hermesflow", "emu3", "inflvg", "dream_reward", "dance_grpo", "video_reward",
 )  # fmt: skip
 
 

@@ -159,8 +159,11 @@ def run(
     observers: Sequence[Observer] = (),
     device: torch.device | None = None,
     save_every: int = 50,
+    command: str = "",
 ) -> Outcome:
     """Stages, evaluation, training, evaluation. Everything needed to repeat it is written into ``folder``.
+
+    ``command`` is written down as what began it.
 
     Raises:
         ConfigError: the folder holds a run already and ``resume`` is False.
@@ -174,7 +177,9 @@ def run(
     folder.mkdir(parents=True, exist_ok=True)
     if not settings.exists():
         settings.write_text(f"# {name}\n{config.dump(recipe)}")
-        facts = {"name": name, "versions": versions(), "commit": commit(), "device": str(device)}
+        facts: dict[str, Any] = {"name": name, "versions": versions(), "commit": commit(), "device": str(device)}
+        if command:
+            facts["command"] = command
         (folder / "environment.json").write_text(json.dumps(facts, indent=1) + "\n")
     log = MetricsLog(folder)
     policy = start_policy(recipe, device, observers)

@@ -106,7 +106,7 @@ def test_rollouts_are_cached_and_scored_again(saccade, cache, monkeypatch):
         scripted.TablePolicy, "act", lambda self, *words, **named: (calls.append(1), act(self, *words, **named))[1]
     )
     assert saccade("evaluate", "here", "--evaluation.metrics.sure", "None", "--out", "one").code == 0
-    assert not calls and list(Result.load(Path("one")).metrics) == ["box"]
+    assert not calls and list(Result.load(Path("one")).metrics) == ["box", "reward/sure"]
     assert saccade("evaluate", "here", "--fresh").code == 0
     assert len(calls) == 1
 

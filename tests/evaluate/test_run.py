@@ -95,6 +95,17 @@ def test_result_has_tables_by_category():
     assert found.tokens_per_second == pytest.approx(report.actions / report.rolling)
 
 
+def test_rewards_that_no_metric_shows_are_metrics_over_all_tasks():
+    """``looked`` scores with rewards; one that equals a metric row for row is not said twice."""
+    report = looked()
+    report.paid = {"same": list(report.rows["right"]), "other": [Row("a", 1.0), Row("b", 0.0), Row("b", 1.0)]}
+    found = report.result("held-out", asked(), of={"run": "x"}, seed=0, versions={}, commit="")
+    assert "reward/same" not in found.metrics
+    assert found.metrics["reward/other"].tier == "sample"
+    assert found.metrics["reward/other"].estimate == clustered_mean(report.paid["other"])
+    assert found.values("reward/other") == report.paid["other"]
+
+
 def test_stored_rollouts_are_not_made_again_and_give_the_same_report(cache):
     policy, evaluation = Letters().build(CPU, seed=1), asked()
     plain = looked(policy)

@@ -188,6 +188,7 @@ def dispatch(words: Sequence[str]) -> int:
         return 0
     from saccade.cli.commands import COMMANDS
 
+    chosen.words = list(words)
     chosen.known = sorted(name.removeprefix("--") for name in known if name.startswith("--"))
     return COMMANDS[words[0]](chosen, options)
 

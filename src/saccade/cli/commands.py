@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import shlex
 import shutil
 import sys
 from argparse import Namespace
@@ -108,6 +109,7 @@ def train(chosen: Namespace, given: Given) -> int:
                 observers=(*logs, console),
                 device=device,
                 save_every=chosen.save_every,
+                command=shlex.join(["saccade", *chosen.words]),
             )
         except KeyboardInterrupt:
             raise KeyboardInterrupt(f"go on with: saccade train --resume --out {folder}") from None

@@ -427,7 +427,9 @@ def _discordant(found: PairedTest) -> Plain:
 def held_out(run: RunFiles) -> list[Plain]:
     """All held-out metrics: from evaluations, from the comparison that training leaves, from kept rollouts."""
     found: dict[tuple[str, str], Measured] = {}
-    for measured in (*_from_results(run), *_from_training(run), *_from_rollouts(run)):
+    # Results have every reward on all tasks.
+    kept = () if HELD_OUT in run.results else _from_rollouts(run)
+    for measured in (*_from_results(run), *_from_training(run), *kept):
         first = found.setdefault((measured.suite, measured.name), measured)
         first.complete(measured)
     for measured in found.values():

@@ -14,7 +14,7 @@ from typing import Any
 
 from saccade.core.environment import EnvironmentSpec
 from saccade.core.errors import CapabilityError, ConfigError
-from saccade.core.metric import Estimate, Metric, Models, Row, paired_difference
+from saccade.core.metric import Estimate, Metric, Models, Row, clustered_mean, paired_difference
 from saccade.core.policy import Actor, LocalActor, Policy
 from saccade.core.random import fold_in
 from saccade.core.reward import Reward, Scope, Score
@@ -26,6 +26,8 @@ from saccade.rollout.lockstep import rollout
 from saccade.rollout.score import score
 
 TASKS_AT_ONCE = 64
+REWARD = "reward/"
+"""In front of the names of rewards among a result's metrics."""
 
 Advance = Callable[[int, int], None]
 """Told after every round how many tasks are done, and of how many."""
@@ -39,6 +41,8 @@ class Report:
     rows: dict[str, list[Any]]
     groups: list[Group] = field(default_factory=list)
     """The first rollouts, for galleries."""
+    paid: dict[str, list[Row]] = field(default_factory=dict)
+    """Totals of every reward, without its weight, where it could score."""
     categories: dict[str, str] = field(default_factory=dict)
     """``task.info["category"]`` by task id, where there is one."""
     tasks: int = 0
@@ -69,9 +73,14 @@ class Report:
         commit: str,
         settings: Mapping[str, Any] = MappingProxyType({}),
     ) -> Result:
-        """The report as it is kept on disk; for the arguments see the fields of ``Result``."""
+        """The report as it is kept on disk; for the arguments see the fields of ``Result``.
+
+        Every reward is a metric, too, under ``reward/`` and its name.
+        """
         metrics = evaluation.metrics
         per_task = {name: rows for name, rows in self.rows.items() if all(isinstance(row, Row) for row in rows)}
+        # What a metric says already is not said twice.
+        paid = {f"{REWARD}{name}": rows for name, rows in self.paid.items() if rows not in per_task.values()}
         return Result(
             suite=suite,
             of={**of, "weights": self.weights},
@@ -82,10 +91,11 @@ class Report:
             metrics={
                 name: Number(metrics[name].tier, estimate, getattr(metrics[name], "identity", None))
                 for name, estimate in self.estimates.items()
-            },
+            }
+            | {name: Number("sample", clustered_mean(rows)) for name, rows in paid.items()},
             rows={
                 name: [Entry(row, self.categories.get(row.task, "")) for row in rows]
-                for name, rows in per_task.items()
+                for name, rows in (per_task | paid).items()
                 if rows
             },
             seconds=self.seconds,
@@ -221,6 +231,9 @@ def evaluate(
             report.rolling += played.seconds
             report.rollouts += sum(map(len, groups))
             report.actions += sum(t.num_actions for group in groups for t in group)
+            for name in rewards:
+                totals = [(t.task.id, t.scores[name].total) for group in groups for t in group]
+                report.paid.setdefault(name, []).extend(Row(task, x) for task, x in totals if x is not None)
             report.categories |= {t.id: str(c) for t in part if (c := t.info.get("category", "")) != ""}
             report.groups += groups[: keep - len(report.groups)]
             if advance is not None:

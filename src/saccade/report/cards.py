@@ -83,6 +83,8 @@ class Cards:
         group = next(iter(moments.values()))
         prompt = self._content(group["prompt"], _Marks(gold=group["boxes"]))
         gold = "".join(f"<pre>{escape(text)}</pre>" for text in group["gold"])
+        if group.get("drawn"):
+            gold += self._content(group["drawn"], together=True)
         solution = f"<dt>a solution</dt><dd>{gold}</dd>" if gold else ""
         target = f"<dt>target</dt><dd><code>{escape(group['target'])}</code></dd>" if group["target"] else ""
         columns = "".join(self._column(name, moment, films) for name, moment in moments.items())
@@ -130,15 +132,30 @@ class Cards:
         told = " · ".join(f"{escape(key)}: {escape(value)}" for key, value in notes.items())
         steps = "".join(self._picture(one, _Marks()) for one in turn.get("steps", ()))
         made = f'<details><summary>steps</summary><div class="frames">{steps}</div></details>' if steps else ""
-        output = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else self._content(turn["output"])
+        output = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else self._content(turn["output"], together=True)
         clips = [
             _film(played(part, self._folder), "the clip that was drawn") for part in turn["output"] if "video" in part
         ]
         return f"{number}{''.join(clips)}{output}{made}{f'<p class=notes>{told}</p>' if told else ''}{answer}"
 
-    def _content(self, parts: Sequence[Mapping[str, Any]], marks: _Marks | None = None, *, last: bool = False) -> str:
-        """Parts in their order; marks are drawn on the first picture, or on the last."""
+    def _content(
+        self,
+        parts: Sequence[Mapping[str, Any]],
+        marks: _Marks | None = None,
+        *,
+        last: bool = False,
+        together: bool = False,
+    ) -> str:
+        """Parts in their order; marks are drawn on the first picture, or on the last.
+
+        With ``together`` several pictures, such as views of a solid, stand side by side after the rest.
+        """
         out: list[str] = []
+        several = [part for part in parts if "image" in part] if together else []
+        if len(several) > 1:
+            rest = [part for part in parts if "image" not in part]
+            row = "".join(self._picture(part, _Marks()) for part in several)
+            return f'{self._content(rest) if rest else ""}<div class="frames">{row}</div>'
         shown = [i for i, part in enumerate(parts) if "text" not in part]
         marked = shown[-1 if last else 0] if shown else -1
         for i, part in enumerate(parts):

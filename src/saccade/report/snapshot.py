@@ -88,8 +88,11 @@ def snapshot(
         "task": task.id,
         "instruction": _instruction(group[0].prompt),
         "prompt": prompt,
-        "target": "" if task.target is None else _short(task.target),
-        "gold": [_said(output) for output in task.gold],
+        "target": _target(task.target),
+        "gold": [said for output in task.gold if (said := _said(output))],
+        "drawn": _parts(tuple(part for part in task.gold[-1] if isinstance(part, Image | Video)), pictures)
+        if task.gold
+        else [],
         "boxes": wanted,
         "rollouts": [
             _rollout(t, pictures, reward_weight, a, preview, wanted, asked) for t, a in zip(group, known, strict=True)
@@ -293,6 +296,12 @@ def _boxes_in(value: Any, depth: int) -> list[Box]:
         x1, y1, x2, y2 = map(float, items)
         return [(x1, y1, x2, y2)] if x1 < x2 and y1 < y2 and math.isfinite(x2 - x1 + y2 - y1) else []
     return [box for item in items[:64] for box in _boxes_in(item, depth - 1)]
+
+
+def _target(value: Any) -> str:
+    if isinstance(value, Mesh):
+        return f"mesh: {len(value.vertices)} vertices, {len(value.faces)} faces"
+    return "" if value is None else _short(value)
 
 
 def _note(value: Any) -> str:

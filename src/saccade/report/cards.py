@@ -132,7 +132,8 @@ class Cards:
         told = " · ".join(f"{escape(key)}: {escape(value)}" for key, value in notes.items())
         steps = "".join(self._picture(one, _Marks()) for one in turn.get("steps", ()))
         made = f'<details><summary>steps</summary><div class="frames">{steps}</div></details>' if steps else ""
-        output = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else self._content(turn["output"], together=True)
+        said = f"<pre>{escape(turn['told'])}</pre>" if _is_command(turn) else ""
+        output = said or self._content(turn["output"], together=True)
         clips = [
             _film(played(part, self._folder), "the clip that was drawn") for part in turn["output"] if "video" in part
         ]

@@ -504,6 +504,46 @@ def test_a_pipeline_of_diffusers_draws_and_its_pictures_can_be_given_again(sacca
     assert again.rows == found.rows and compared("again")["bright"]["discordant"] == []
 
 
+def test_sets_of_pictures_are_compared_with_a_folder_in_the_features_of_a_named_network(saccade, tmp_path, monkeypatch):
+    """40 pictures against themselves are at distance 0; without a folder there are numbers that need none."""
+    from evaluate.picture_cases import Corners
+    from saccade.rewards import features
+
+    geneval = benchmark_classes()["geneval"]
+    monkeypatch.setattr(geneval, "rule", property(lambda self: Bright()))
+    monkeypatch.setattr(geneval, "metrics", lambda self: {"bright": Mean(Bright())})
+    monkeypatch.setattr(features, "NAMED", {**features.NAMED, "inception": lambda model: Corners()})
+    data = miniature("geneval", tmp_path / "data", 40)
+    random = np.random.default_rng(0)
+    Path("real").mkdir()
+    lines = []
+    for i, task in enumerate(benchmark_classes()["geneval"](data).ids):
+        PIL.Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).save(f"real/{i:02d}.png")
+        lines.append({"id": task, "output": f"real/{i:02d}.png"})
+    write(lines)
+    words = ("evaluate", "--suite", "geneval", "--data", data, "--predictions", "mine.jsonl", "--out", "found")
+    done = saccade(*words, "--features", "inception", "--reference", "real")
+    assert done.code == 0, done.err
+    metrics = Result.load(Path("found")).metrics
+    assert metrics["Frechet distance [corners]"].estimate.value == pytest.approx(0, abs=1e-6)
+    assert metrics["coverage [corners]"].estimate.value == 1
+    assert metrics["precision [corners]"].identity["reference"] == "PictureFolder"
+    assert {metrics[name].tier for name in metrics if "corners" in name} == {"set"}
+    assert "Vendi score [corners]" in done.out
+    assert saccade(*words, "--features", "inception").code == 0
+    assert [name for name in Result.load(Path("found")).metrics if "corners" in name] == ["Vendi score [corners]"]
+
+    for wrong, said in {
+        ("--features", "vgg"): "features must be inception, efficientnet, clip:MODEL or dino:MODEL, got 'vgg'",
+        ("--features", "clip"): "got 'clip'",
+        ("--reference", "real"): "name one with --features",
+        ("--features", "inception", "--reference", "none"): "none: found no such folder",
+        ("--features", "inception", "--reference", "real", "--limit", "9"): "n must be >= 20, got 9",
+    }.items():
+        done = saccade(*words, *wrong)
+        assert done.code == 2 and said in done.err and done.err.count("\n") == 1
+
+
 def test_a_policy_of_saccades_own_is_read_from_its_folder(saccade, tmp_path):
     import torch
 

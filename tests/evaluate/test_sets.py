@@ -22,6 +22,7 @@ from saccade.core.random import numpy_generator
 from saccade.core.trajectory import Task
 from saccade.envs.datasets.digits import DigitScenes
 from saccade.envs.datasets.images import DigitImages
+from saccade.evaluate.result import comparable
 from saccade.evaluate.run import Report
 from saccade.evaluate.sets import (
     Coverage,
@@ -35,7 +36,6 @@ from saccade.evaluate.sets import (
     Precision,
     Recall,
     Vendi,
-    comparable,
     fid,
     frechet,
 )
@@ -538,26 +538,26 @@ def test_identity_is_what_a_value_depends_on():
 def test_classifiers_of_one_name_are_told_apart():
     first, second = (ClassifierFeatures(Classifier(tasks=DigitImages(), seed=seed)) for seed in (0, 1))
     assert first.name == second.name and first.fingerprint != second.fingerprint
-    with pytest.raises(ConfigError, match="two values of Vendi cannot be compared: extractor hash is"):
-        comparable(Vendi(first).identity, Vendi(second).identity)
+    with pytest.raises(ConfigError, match="metric x cannot be compared: extractor hash is"):
+        comparable("x", Vendi(first).identity, Vendi(second).identity)
 
 
 def test_values_of_unequal_identity_are_refused():
     base = Precision(Corners(), Colours(), n=40)
-    comparable(base.identity, Precision(Corners(), Colours(), n=40).identity)
+    comparable("x", base.identity, Precision(Corners(), Colours(), n=40).identity)
     others = {
         "n is 40 and 30": replace(base, n=30),
-        "extractor is 'corners' and 'decoded'": replace(base, features=Decoded(0)),
+        'extractor is "corners" and "decoded"': replace(base, features=Decoded(0)),
         "k is 3 and 5": replace(base, k=5),
         "reference hash is": replace(base, reference=Colours(offset=1)),
-        "metric is 'Precision' and 'Recall'": Recall(Corners(), Colours(), n=40),
-        "k is 3 and None, reference is 'Colours' and None": Vendi(Corners(), n=40),
+        'metric is "Precision" and "Recall"': Recall(Corners(), Colours(), n=40),
+        'k is 3 and null, reference is "Colours" and null': Vendi(Corners(), n=40),
     }
     for said, other in others.items():
-        with pytest.raises(ConfigError, match=f"two values of Precision cannot be compared: .*{said}"):
-            comparable(base.identity, other.identity)
-    with pytest.raises(ConfigError, match="k is None and 3"):
-        comparable(Vendi(Corners(), n=40).identity, base.identity)
+        with pytest.raises(ConfigError, match=f"metric x cannot be compared: .*{said}"):
+            comparable("x", base.identity, other.identity)
+    with pytest.raises(ConfigError, match="k is null and 3"):
+        comparable("x", Vendi(Corners(), n=40).identity, base.identity)
 
 
 def test_metrics_are_written_to_configuration_files_and_read():

@@ -212,6 +212,20 @@ def test_the_gallery_holds_pictures_boxes_turns_and_rewards_and_needs_nothing_el
     assert "prefers-color-scheme:dark" in raw
 
 
+def test_views_of_a_solid_stand_side_by_side_and_so_does_the_solution(tmp_path):
+    """Four views of what was drawn, two of the gold; the target, a mesh, is told in words."""
+    triangle = Mesh(np.eye(3, dtype=np.float32), np.array([[0, 1, 2]]))
+    views = tuple(picture(k, 8, 8) for k in range(6))
+    asked = Task("solid", (Text("a cone"),), target=triangle, gold=((triangle, *views[4:]),))
+    turn = forced_turn((triangle, *views[:4]), None, 1)
+    rollouts = [Trajectory(Prompt(asked, asked.prompt), [turn])]
+    found = snapshot(rollouts, Pictures(tmp_path), {})
+    assert found["target"] == "mesh: 3 vertices, 1 faces" and found["gold"] == [] and len(found["drawn"]) == 2
+    page = written(tmp_path, [Section("Solids", {"": [found]})])
+    assert len(page.all("div", "frames")) == 2 and not page.all("div", "picture")
+    assert len(page.all("use")) == 6
+
+
 def test_the_weighted_sum_is_shown_and_unscored_is_said(tmp_path, group):
     """The first rollout gets 2 * 0.5 + 0 * 1 = 1; the second has no IoU."""
     plain = snapshot(group, Pictures(tmp_path), {"iou": 2.0, "format": 0.0})

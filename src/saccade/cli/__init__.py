@@ -106,6 +106,13 @@ def parsers() -> tuple[Parser, dict[str, Parser]]:
     evaluate.add_argument("--limit", type=int, metavar="N", help="most tasks; default the run's own, or all")
     evaluate.add_argument("--against", metavar="RUN|DIR", help="compare task by task with this run's, or this, result")
     evaluate.add_argument("--predictions", metavar="FILE", help="score the outputs in this file instead of a model's")
+    evaluate.add_argument(
+        "--features",
+        nargs="+",
+        metavar="NET",
+        help="numbers about sets of pictures in a network's features: inception, efficientnet, clip:MODEL, dino:MODEL",
+    )
+    evaluate.add_argument("--reference", metavar="DIR", help="folder of real pictures that sets are compared with")
     evaluate.add_argument("--out", metavar="DIR", help="default RUN/evaluations/..., or evaluations/MODEL/...")
     evaluate.add_argument("--workers", type=int, default=1, metavar="N", help="threads that score (default 1)")
     evaluate.add_argument("--fresh", action="store_true", help="make all rollouts again, without the cache")

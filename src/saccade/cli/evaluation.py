@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from rich.console import Console as Terminal
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from safetensors.torch import load_file
@@ -31,11 +32,13 @@ from saccade.core.policy import Act, Policy, PolicySpec, Sampling
 from saccade.core.random import fold_in
 from saccade.core.state import Progress as Training
 from saccade.core.trajectory import Context, Group
+from saccade.envs.datasets.images import PictureFolder
 from saccade.envs.datasets.media import FILMS, Media, MediaKind, Place, short
 from saccade.evaluate.benchmark import Benchmark, benchmark_named
 from saccade.evaluate.result import HELD_OUT, Result, refuse_settings, refuse_unequal, result_folder, results_of
 from saccade.evaluate.run import Advance, NoModels, Report, evaluate, once
 from saccade.evaluate.samples import Mean
+from saccade.evaluate.sets import set_metrics
 from saccade.evaluate.statistics import PairedTest, holm, paired_test
 from saccade.evaluate.store import RolloutStore, weights_hash
 from saccade.learn import checkpoint
@@ -46,6 +49,7 @@ from saccade.policies.unified.hf import HFUnified
 from saccade.recipe import Evaluation, Pillar, Recipe
 from saccade.report.comparison import plus_minus
 from saccade.report.snapshot import Pictures, snapshot
+from saccade.rewards.features import features_named
 
 SUITE = "suite."
 """In front of the settings of a benchmark."""
@@ -487,6 +491,7 @@ def _evaluated(subject: Subject, suite: Suite, chosen: Namespace, terminal: Term
         rule, metrics = once(_measured(benchmark), benchmark.rule, subject.evaluation.n)
         rewards = {"score": rule}
         evaluation = replace(subject.evaluation, tasks=benchmark, limit=limit, metrics=metrics)
+    evaluation = _with_sets(evaluation, len(evaluation.tasks or env.tasks.split("test")), chosen)
     models, actor, store = subject.models, None, None
     if models is None:
         models, actor = NoModels(), Recited(subject.given)
@@ -510,6 +515,20 @@ def _evaluated(subject: Subject, suite: Suite, chosen: Namespace, terminal: Term
         raise ConfigError(f"there is nothing to evaluate: {suite.name} has no tasks")
     report.weights = subject.weights
     return evaluation, report
+
+
+def _with_sets(evaluation: Evaluation, tasks: int, chosen: Namespace) -> Evaluation:
+    """The evaluation and, if networks are named, all that is told of sets of pictures in their features."""
+    if not chosen.features:
+        if chosen.reference:
+            raise ConfigError("--reference is compared with in the features of a network; name one with --features")
+        return evaluation
+    reference = PictureFolder(chosen.reference) if chosen.reference else None
+    n = min(evaluation.limit, tasks) * evaluation.n
+    metrics = dict(evaluation.metrics)
+    for name in chosen.features:
+        metrics |= set_metrics(features_named(name), n, reference)
+    return replace(evaluation, metrics=metrics)
 
 
 def _measured(benchmark: Benchmark) -> dict[str, Metric]:
@@ -589,12 +608,12 @@ def _show(terminal: Terminal, result: Result, before: Result | None, tests: Mapp
     if before is None:
         shown = Table(metric, "value", "n", **style)
         for name, number in result.metrics.items():
-            shown.add_row(name, plus_minus(number.estimate), str(number.estimate.n))
+            shown.add_row(escape(name), plus_minus(number.estimate), str(number.estimate.n))
     else:
         shown = Table(metric, "before", "after", "difference", "p", "rose", "fell", **style)
         for name, number in result.metrics.items():
             old = before.metrics.get(name)
-            row = [name, "" if old is None else plus_minus(old.estimate), plus_minus(number.estimate)]
+            row = [escape(name), "" if old is None else plus_minus(old.estimate), plus_minus(number.estimate)]
             if name in tests:
                 test = tests[name]
                 rose = sum(d.after > d.before for d in test.discordant)
@@ -605,9 +624,9 @@ def _show(terminal: Terminal, result: Result, before: Result | None, tests: Mapp
     if result.categories:
         # Of equally many the first; columns of a published table have one category each.
         name, parts = max(result.categories.items(), key=lambda item: len(item[1]))
-        shown = Table("category", name, "n", **style)
+        shown = Table("category", escape(name), "n", **style)
         for category, estimate in list(parts.items())[:SHOWN_CATEGORIES]:
-            shown.add_row(category, plus_minus(estimate), str(estimate.n))
+            shown.add_row(escape(category), plus_minus(estimate), str(estimate.n))
         terminal.print()
         terminal.print(shown)
         if len(parts) > SHOWN_CATEGORIES:

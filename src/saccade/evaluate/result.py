@@ -224,13 +224,21 @@ def refuse_unequal(before: Result, after: Result) -> None:
         raise ConfigError("the two evaluations cannot be compared: they have no task in common")
 
 
+def comparable(name: str, old: Mapping[str, Any] | None, new: Mapping[str, Any] | None) -> None:
+    """Nothing, where values of a metric with these identities (``Distributional.identity``) may be compared.
+
+    Raises:
+        ConfigError: they are of different metrics, networks, numbers of pictures, reference sets or settings.
+    """
+    first, second = old or {}, new or {}
+    what = [key for key in dict.fromkeys((*first, *second)) if _plain(first.get(key)) != _plain(second.get(key))]
+    if what:
+        differ = ", ".join(f"{key} is {_brief(first.get(key))} and {_brief(second.get(key))}" for key in what)
+        raise ConfigError(f"metric {name} cannot be compared: {differ}")
+
+
 def _refuse_identity(name: str, old: Number, new: Number) -> None:
-    if _plain(old.identity) != _plain(new.identity):
-        first, second = old.identity or {}, new.identity or {}
-        what = next((key for key in (*first, *second) if _plain(first.get(key)) != _plain(second.get(key))), "identity")
-        raise ConfigError(
-            f"metric {name} cannot be compared: {what} is {_brief(first.get(what))} and {_brief(second.get(what))}"
-        )
+    comparable(name, old.identity, new.identity)
     if old.tier == "set" and old.estimate.n != new.estimate.n:
         raise ConfigError(
             f"metric {name} cannot be compared: it is of {old.estimate.n} and of {new.estimate.n} samples, "

@@ -2,7 +2,7 @@
 
 Each is taken in the features of a named network over exactly ``n`` pictures, and both stand in its name: nearly all of
 these numbers move with n (a Fréchet distance falls as 1 / n, a Vendi score grows), and numbers of different networks
-are on different scales. ``comparable`` refuses to put two of different identity side by side.
+are on different scales. ``result.comparable`` refuses to put two of different identity side by side.
 
 Standard errors are jackknives over ten blocks of consecutive pictures, so that pictures of one prompt are left out
 together. A bootstrap would be wrong here: it draws some pictures twice, and duplicates shrink covariances, put
@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from functools import lru_cache
 from typing import Any, ClassVar, Literal
@@ -37,18 +37,6 @@ from saccade.rewards.networks import chunks
 
 BLOCKS = 10
 """Parts of the sets that are left out in turn to estimate the standard error."""
-
-
-def comparable(a: Mapping[str, Any], b: Mapping[str, Any]) -> None:
-    """Nothing, where values with these identities (``Distributional.identity``) may be compared.
-
-    Raises:
-        ConfigError: they are of different metrics, networks, numbers of pictures, reference sets or settings.
-    """
-    wrong = [key for key in [*a, *(key for key in b if key not in a)] if a.get(key) != b.get(key)]
-    if wrong:
-        found = ", ".join(f"{key} is {a.get(key)!r} and {b.get(key)!r}" for key in wrong)
-        raise ConfigError(f"two values of {a.get('metric')} cannot be compared: {found}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -600,3 +588,26 @@ def _unit(rows: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
     """Rows at length 1; those of zeros stay."""
     length = np.linalg.norm(rows, axis=1, keepdims=True)
     return rows / np.where(length > 0, length, 1.0)
+
+
+# --- all of them ---
+
+
+def set_metrics(features: Features, n: int, reference: Tasks | None = None) -> dict[str, Distributional]:
+    """All numbers about sets that these features allow, by names that carry the network.
+
+    Args:
+        features: the network.
+        n: pictures in each set.
+        reference: gold pictures to compare with; None: those numbers only that need none.
+    """
+    found: list[Distributional] = [Vendi(features, n=n)]
+    if isinstance(features, ClassFeatures):
+        found.append(InceptionScore(features, n=n))
+    if reference is not None:
+        kinds: list[type[Comparison]] = [FrechetDistance, Precision, Recall, Density, Coverage]
+        if isinstance(features, CLIPFeatures):
+            kinds.append(FeatureMMD)
+        found.append(KernelDistance(features, reference, n=n, subset_size=min(100, n)))
+        found += [kind(features, reference, n=n) for kind in kinds]
+    return {f"{metric.kind} [{features.name}]": metric for metric in found}

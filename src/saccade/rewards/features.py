@@ -9,7 +9,7 @@ import hashlib
 import importlib.util
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -280,6 +280,27 @@ def _checkpoint(model: str, kinds: tuple[str, ...]) -> Checkpoint:
     mean, deviation = (torch.tensor(seen[name])[:, None, None] for name in ("image_mean", "image_std"))
     side = crop if isinstance(crop, int) else crop["height"]
     return Checkpoint(network.requires_grad_(False).eval(), side, mean, deviation)
+
+
+NAMED: Mapping[str, Callable[[str], Features]] = {
+    "inception": lambda model: Inception(),
+    "efficientnet": lambda model: EfficientNet(),
+    "clip": CLIPFeatures,
+    "dino": DINOFeatures,
+}
+"""What a command line calls the networks; ``clip`` and ``dino`` are followed by a colon and their checkpoint."""
+
+
+def features_named(name: str) -> Features:
+    """``inception``, ``efficientnet``, ``clip:MODEL`` or ``dino:MODEL``.
+
+    Raises:
+        ConfigError: it is none of these.
+    """
+    kind, colon, model = name.partition(":")
+    if kind not in NAMED or bool(model) != (kind in ("clip", "dino")) or (colon and not model):
+        raise ConfigError(f"features must be inception, efficientnet, clip:MODEL or dino:MODEL, got {name!r}")
+    return NAMED[kind](model)
 
 
 def resized(images: Sequence[Image], side: int) -> Float[Tensor, "N 3 side side"]:

@@ -21,6 +21,7 @@ from saccade.core.errors import ConfigError, DataError
 from saccade.core.random import numpy_generator
 from saccade.core.trajectory import Task
 from saccade.envs.datasets.glyphs import indices, scans
+from saccade.envs.datasets.media import Media, Place
 
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 CLOTHES = (
@@ -170,3 +171,42 @@ def _idx(folder: Path, name: str, dimensions: int) -> np.ndarray:
     if len(data) - head != size:
         raise DataError(f"{path}: its header announces {size} bytes, found {len(data) - head}")
     return np.frombuffer(data, dtype=np.uint8, offset=head).reshape(shape)
+
+
+@dataclass(frozen=True)
+class PictureFolder(Tasks):
+    """The pictures in a folder, in order of their names: gold outputs without a prompt, to compare sets with.
+
+    Raises:
+        DataError: there is no such folder, no picture in it, or one that cannot be read; the message names it.
+    """
+
+    path: str
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def split(self, name: Split) -> PictureFolder:
+        return self
+
+    def task(self, index: int) -> Task:
+        file = self._files[index]
+        media = Media("image", file.name, file.parent, Place(str(file.parent), index + 1, file.name))
+        return Task(f"{file.parent.name}/{file.name}", (), gold=((media.decoded(),),))
+
+    @property
+    def _files(self) -> tuple[Path, ...]:
+        return _pictures(Path(self.path))
+
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+
+
+@lru_cache(maxsize=8)
+def _pictures(folder: Path) -> tuple[Path, ...]:
+    if not folder.is_dir():
+        raise DataError(f"{folder}: found no such folder, expected one with pictures")
+    found = tuple(sorted(file for file in folder.iterdir() if file.suffix.lower() in PICTURES))
+    if not found:
+        raise DataError(f"{folder}: found no pictures, expected {', '.join(PICTURES)}")
+    return found

@@ -322,7 +322,7 @@ article{display:grid;grid-template-columns:250px 1fr;gap:20px;margin:14px 0;padd
 border:1px solid var(--rule);border-radius:10px}
 .columns{display:grid;gap:18px;align-content:start}.columns.n2{grid-template-columns:1fr 1fr}
 .columns>div+div{border-left:1px solid var(--rule);padding-left:18px}
-.rollouts{display:grid;grid-template-columns:repeat(auto-fill,minmax(190px,1fr));gap:14px}
+.rollouts{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:14px}
 .rollout{min-width:0;font-size:13px}
 .columns:not(.n2) .rollout{padding:8px;border:1px solid var(--rule);border-radius:8px}
 .picture,.frames{margin:6px 0}.frames{display:grid;grid-template-columns:repeat(4,1fr);gap:3px}

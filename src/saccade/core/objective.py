@@ -54,3 +54,22 @@ class Objective(ABC):
 
     @abstractmethod
     def __call__(self, batch: Batch, out: LogProbs) -> Loss: ...
+
+
+@dataclass(frozen=True)
+class Around(Objective):
+    """Another objective, altered: it needs what the inner one needs."""
+
+    inner: Objective
+
+    @property
+    def unit(self) -> Literal["trajectory", "group", "batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.inner.unit
+
+    @property
+    def requires(self) -> frozenset[str]:
+        return self.inner.requires
+
+    @property
+    def views(self) -> Mapping[str, View]:
+        return self.inner.views

@@ -36,7 +36,7 @@ from torch import Tensor
 
 from saccade.core.batch import Batch
 from saccade.core.errors import ConfigError
-from saccade.core.objective import Loss, Objective
+from saccade.core.objective import Around, Loss, Objective
 from saccade.core.policy import LogProbs
 
 _LEAST = 1e-5
@@ -67,22 +67,12 @@ def signed_weights(objective: Objective, batch: Batch, out: LogProbs) -> tuple[S
 
 
 @dataclass(frozen=True)
-class Matching(Objective):
+class Matching(Around):
     """Another objective as signed, detached weights on errors and distances.  ``L = sum_it (w e + u d)``
 
     Gradient and meaning are the inner objective's; what is added is a record of what it does: ``pull`` and ``push``,
     the total weights towards samples and away from them, and ``value``, the inner loss.
     """
-
-    inner: Objective
-
-    @property
-    def unit(self) -> Literal["trajectory", "group", "batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.unit
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return self.inner.requires
 
     def __call__(self, batch: Batch, out: LogProbs) -> Loss:
         weights, loss = signed_weights(self.inner, batch, out)

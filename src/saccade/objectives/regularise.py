@@ -15,7 +15,7 @@ from saccade.core.advantage import Advantage
 from saccade.core.batch import Batch
 from saccade.core.errors import ConfigError
 from saccade.core.kl import K1, K2, K3, Estimator
-from saccade.core.objective import Loss, Objective, View
+from saccade.core.objective import Around, Loss, Objective, View
 from saccade.core.policy import LogProbs
 from saccade.core.schedule import Constant, Schedule
 
@@ -23,26 +23,13 @@ _ESTIMATORS: Mapping[str, Estimator] = {"k1": K1(), "k2": K2(), "k3": K3()}
 
 
 @dataclass(frozen=True)
-class Scheduled(Objective):
+class Scheduled(Around):
     """Another objective times a factor that changes with progress.  ``L = schedule inner``
 
     ``Scheduled(PPOClip(), After(20))`` leaves the first steps to the value function alone.
     """
 
-    inner: Objective
     schedule: Schedule
-
-    @property
-    def unit(self) -> Literal["trajectory", "group", "batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.unit
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return self.inner.requires
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        return self.inner.views
 
     def __call__(self, batch: Batch, out: LogProbs) -> Loss:
         loss = self.inner(batch, out)

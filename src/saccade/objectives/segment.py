@@ -2,46 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from saccade.core.batch import Batch
 from saccade.core.errors import ConfigError
-from saccade.core.objective import Loss, Objective, View
+from saccade.core.objective import Around, Loss
 from saccade.core.policy import LogProbs
 
 
 @dataclass(frozen=True)
-class InSegment(Objective):
+class InSegment(Around):
     """Another objective over the actions of one segment, such as a picture's; all others are as if masked out.
 
     ``L = inner`` with ``mask_it 1[segment_it = segment]`` and ``weight_it 1[segment_it = segment]``: means over actions
     keep their denominators, so that objectives of several segments add up to one over all actions.
     """
 
-    inner: Objective
     segment: int = 1
     """Kind of action, as the policy counts them."""
 
     def __post_init__(self) -> None:
         if self.segment < 0:
             raise ConfigError(f"segment must be >= 0, got {self.segment}")
-
-    @property
-    def unit(self) -> Literal["trajectory", "group", "batch"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.inner.unit
-
-    @property
-    def requires(self) -> frozenset[str]:
-        return self.inner.requires
-
-    @property
-    def views(self) -> Mapping[str, View]:
-        return self.inner.views
 
     def __call__(self, batch: Batch, out: LogProbs) -> Loss:
         inside = batch.mask & (batch.segment == self.segment)

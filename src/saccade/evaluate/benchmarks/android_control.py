@@ -22,11 +22,11 @@ from PIL import Image as Picture
 
 from saccade.core.content import Image, Text
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.errors import ConfigError, DataError
+from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
 from saccade.envs.single import SingleTurn
-from saccade.evaluate.benchmark import Benchmark, Entry, Item
+from saccade.evaluate.benchmark import Entry, Item
 from saccade.evaluate.benchmarks.mobile import (
     DIRECTIONS,
     POINTED,
@@ -39,8 +39,7 @@ from saccade.evaluate.benchmarks.mobile import (
     in_element,
     is_near,
 )
-from saccade.evaluate.benchmarks.pointing import Box, Point, Units, drawn_screen, in_units
-from saccade.evaluate.benchmarks.screenspot import WORDS
+from saccade.evaluate.benchmarks.pointing import WORDS, Box, Point, PointedAt, drawn_screen, in_units
 from saccade.evaluate.benchmarks.subsets import MeanWhere, by_value
 from saccade.evaluate.benchmarks.tfrecord import example, example_of, fields, message, records, slice_of, write_records
 from saccade.evaluate.samples import Mean
@@ -123,7 +122,7 @@ class Screenshot(Media):
 
 
 @dataclass(frozen=True)
-class AndroidControl(Benchmark):
+class AndroidControl(PointedAt):
     """Steps of AndroidControl's test split, told the goal alone (``high``) or the step, too (``low``)."""
 
     name: ClassVar = "android_control"
@@ -136,14 +135,6 @@ class AndroidControl(Benchmark):
     rule_in_words: ClassVar = (
         "The action is of the demonstrator's kind with its arguments; a click lies in the element that was touched."
     )
-
-    units: Units = "pixels"
-    """What the model writes points in."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.units not in WORDS:
-            raise ConfigError(f"units must be one of {', '.join(WORDS)}, got {self.units!r}")
 
     @property
     def rule(self) -> ElementStep:

@@ -15,11 +15,11 @@ from typing import Any, ClassVar
 
 from saccade.core.content import Content, Text
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.errors import ConfigError, DataError
+from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
 from saccade.envs.single import SingleTurn
-from saccade.evaluate.benchmark import Benchmark, Entry, Item, MeanOfCategories
+from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories
 from saccade.evaluate.benchmarks.mobile import (
     OPPOSITE,
     POINTED,
@@ -33,8 +33,7 @@ from saccade.evaluate.benchmarks.mobile import (
     in_element,
     is_near,
 )
-from saccade.evaluate.benchmarks.pointing import Units, drawn_screen, in_units
-from saccade.evaluate.benchmarks.screenspot import WORDS
+from saccade.evaluate.benchmarks.pointing import WORDS, PointedAt, Units, drawn_screen, in_units
 from saccade.evaluate.benchmarks.subsets import MeanWhere, by_value
 from saccade.evaluate.samples import Mean
 
@@ -86,7 +85,7 @@ def edits(a: str, b: str) -> int:
 
 
 @dataclass(frozen=True)
-class GUIOdyssey(Benchmark):
+class GUIOdyssey(PointedAt):
     """Steps of GUI-Odyssey's test splits.
 
     The authors' "action matching score" is the mean over steps, but on the random split the mean of the six
@@ -110,11 +109,6 @@ class GUIOdyssey(Benchmark):
 
     units: Units = "thousandths"
     """What the model writes points in."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.units not in WORDS:
-            raise ConfigError(f"units must be one of {', '.join(WORDS)}, got {self.units!r}")
 
     @property
     def rule(self) -> OdysseyStep:

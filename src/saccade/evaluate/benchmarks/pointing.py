@@ -11,11 +11,12 @@ from PIL import Image as Picture
 from PIL import ImageDraw
 
 from saccade.core.content import frames_of
-from saccade.core.errors import DataError
+from saccade.core.errors import ConfigError, DataError
 from saccade.core.reward import SampleReward, Score
 from saccade.core.trajectory import Trajectory
 from saccade.envs.actions import TAGS, Action, read_action
 from saccade.envs.datasets.media import Media, short
+from saccade.evaluate.benchmark import Benchmark
 from saccade.rewards.parse import plain, runs, tagged
 
 Box = tuple[float, float, float, float]
@@ -23,9 +24,29 @@ Point = tuple[float, float]
 Units = Literal["pixels", "thousandths", "shares"]
 """What outputs count in: pixels of the picture, thousandths of its sides (0 to 1000), or shares of them (0 to 1)."""
 
+WORDS = {
+    "pixels": "pixels of the picture",
+    "thousandths": "thousandths of the picture's width and height",
+    "shares": "shares of the picture's width and height",
+}
+"""What prompts call them."""
+
 LONGEST = 4096
 """Characters of an answer that are read."""
 REFUSALS = frozenset({"none", "null", "negative", "not found", "not present", "nothing"})
+
+
+@dataclass(frozen=True)
+class PointedAt(Benchmark):
+    """A benchmark whose answers hold points."""
+
+    units: Units = "pixels"
+    """What the model writes points in."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.units not in WORDS:
+            raise ConfigError(f"units must be one of {', '.join(WORDS)}, got {self.units!r}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,12 +16,12 @@ from typing import ClassVar
 
 from saccade.core.content import Text
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.errors import ConfigError, DataError
+from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.envs.single import SingleTurn
-from saccade.evaluate.benchmark import Benchmark, Entry, Item, MeanOfCategories, entries
-from saccade.evaluate.benchmarks.pointing import Box, PointInElement, Units, drawn_screen, in_units, size_of
+from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories, entries
+from saccade.evaluate.benchmarks.pointing import WORDS, Box, PointedAt, PointInElement, drawn_screen, in_units, size_of
 from saccade.evaluate.benchmarks.subsets import by_value
 from saccade.evaluate.samples import Mean
 
@@ -35,27 +35,14 @@ ASKED = (
     ' {"action": "click", "point": [x, y]}'
 )
 REFUSING = ', or {"action": "none"} if it is not on the screen'
-WORDS = {
-    "pixels": "pixels of the picture",
-    "thousandths": "thousandths of the picture's width and height",
-    "shares": "shares of the picture's width and height",
-}
 
 
 @dataclass(frozen=True)
-class _Grounding(Benchmark):
+class _Grounding(PointedAt):
     """What the three share; each row becomes an item by ``item``."""
 
     pillar: ClassVar = "vla"
     rule_in_words: ClassVar = "The point, or the middle of the box, lies in the element's box, borders included."
-
-    units: Units = "pixels"
-    """What the model writes points in."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.units not in WORDS:
-            raise ConfigError(f"units must be one of {', '.join(WORDS)}, got {self.units!r}")
 
     @property
     def rule(self) -> PointInElement:

@@ -34,7 +34,6 @@ EXCEPTIONS = {
     ("evaluate/sets.py", "rewards"),
     ("evaluate/pictures.py", "rewards"),
     ("evaluate/benchmark.py", "envs"),
-    ("evaluate/extraction.py", "rewards"),
 }
 # These see everything but recipes and the command line, which only the command line sees.
 OPEN = {"testing", "experiment", "recipes", "cli", "__init__", "__main__"}
@@ -110,7 +109,7 @@ def may_import(path: Path, part: str) -> bool:
     where = path.relative_to(SOURCE)
     if part == own or (where.as_posix(), part) in EXCEPTIONS:
         return True
-    if where.parent.as_posix() == "evaluate/benchmarks" and part in {"envs", "rewards"}:
+    if where.parent.as_posix() in {"evaluate/benchmarks", "evaluate/rules"} and part in {"envs", "rewards"}:
         return True
     if own in OPEN:
         return own in ENTRY or part not in {"recipes", *ENTRY}

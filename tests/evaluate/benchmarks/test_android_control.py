@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from saccade.core.content import text_of
 from saccade.core.errors import DataError
-from saccade.evaluate.benchmarks.android_control import AndroidControl, NearStep
-from saccade.evaluate.benchmarks.tfrecord import (
+from saccade.envs.datasets.tfrecord import (
     crc32c,
     example,
     example_of,
@@ -25,6 +24,7 @@ from saccade.evaluate.benchmarks.tfrecord import (
     slice_of,
     write_records,
 )
+from saccade.evaluate.benchmarks.android_control import AndroidControl, NearStep
 
 # --- files ----------------------------------------------------------------------------------------------------------
 

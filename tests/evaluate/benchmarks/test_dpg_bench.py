@@ -8,7 +8,7 @@ from benchmark_cases import answered, column, error_of, grey, score_of
 
 from saccade.evaluate.benchmark import _checked
 from saccade.evaluate.benchmarks.dpg_bench import DPGBench, graph_score
-from saccade.evaluate.benchmarks.judges import load_answers
+from saccade.evaluate.rules.judges import load_answers
 
 
 def test_a_no_takes_its_children_with_it():

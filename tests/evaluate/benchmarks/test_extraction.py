@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saccade.evaluate.extraction import boxed, choice, conclusion, number, said, short_answer, yes_or_no
+from saccade.evaluate.rules.extraction import boxed, choice, conclusion, number, said, short_answer, yes_or_no
 
 OPTIONS = {"A": "a dog", "B": "cat", "C": "the red car", "D": "none of these"}
 

@@ -9,7 +9,7 @@ from benchmark_cases import answered, error_of, grey, on_task, score_of
 from saccade.core.errors import ConfigError
 from saccade.core.trajectory import Task
 from saccade.evaluate.benchmarks.geneval import GenEval, GenEvalCorrect, judge, objects, relations, summary, verdict
-from saccade.evaluate.benchmarks.judges import Detection
+from saccade.evaluate.rules.judges import Detection
 
 
 def at(name, x, y, size=20.0, score=0.95):
@@ -218,7 +218,7 @@ def test_a_picture_of_the_right_thing_is_right_with_real_networks(tmp_path):
 
     folder = judge_checkpoints.mask2former(tmp_path / "m")
     clip = judge_checkpoints.clip(tmp_path / "c")
-    from saccade.evaluate.benchmarks.judges import load_colours, load_detector
+    from saccade.evaluate.rules.judges import load_colours, load_detector
 
     picture = grey()
     surest = load_detector(str(folder))(picture)[0]
@@ -238,7 +238,7 @@ def test_a_picture_of_the_right_thing_is_right_with_real_networks(tmp_path):
 
 
 def _seen(folder, picture):
-    from saccade.evaluate.benchmarks.judges import load_detector
+    from saccade.evaluate.rules.judges import load_detector
 
     return {one.name for one in load_detector(str(folder))(picture) if one.score > 0.3}
 

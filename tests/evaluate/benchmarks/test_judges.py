@@ -8,8 +8,8 @@ from PIL import Image as Picture
 
 from saccade.core.content import Image
 from saccade.core.errors import ConfigError
-from saccade.evaluate.benchmarks import judges
-from saccade.evaluate.benchmarks.judges import Detection, cut_out
+from saccade.evaluate.rules import judges
+from saccade.evaluate.rules.judges import Detection, cut_out
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from saccade.core.content import Text
 from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
-from saccade.evaluate.benchmarks.mobile import EpisodeSuccess, MobileAction, finger_direction, read_mobile
+from saccade.evaluate.rules.mobile import EpisodeSuccess, MobileAction, finger_direction, read_mobile
 from saccade.rewards.verify import ExactMatch
 
 

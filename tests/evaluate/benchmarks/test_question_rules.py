@@ -13,17 +13,17 @@ from saccade.core.metric import Row
 from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.evaluate.benchmark import benchmark_named
 from saccade.evaluate.benchmarks.chartqa import relaxed
-from saccade.evaluate.benchmarks.drawn import png, square, write_table
 from saccade.evaluate.benchmarks.longvideo_reason import LongVideoReason, SameBlock
 from saccade.evaluate.benchmarks.mathvista import MathVistaAnswer
 from saccade.evaluate.benchmarks.mme import BeginsYesOrNo, MMEScore
 from saccade.evaluate.benchmarks.mmmu import MMMUAnswer, parsed_choice, parsed_open
 from saccade.evaluate.benchmarks.mmstar import LeadingLetter
 from saccade.evaluate.benchmarks.pope import Outcome, PopeAnswer, YesStatistic
-from saccade.evaluate.benchmarks.questions import EveryForm, Form, complete
 from saccade.evaluate.benchmarks.seed_bench_r1 import FirstLetter
 from saccade.evaluate.benchmarks.videomme import FirstCapital
 from saccade.evaluate.benchmarks.vsi_bench import FirstWord, MeanOfEight, mean_relative_accuracy
+from saccade.evaluate.miniatures import png, square, write_table
+from saccade.evaluate.rules.questions import EveryForm, Form, complete
 
 
 def scored(rule, text, **target):

@@ -10,8 +10,8 @@ from pyarrow import parquet
 
 from saccade.core.content import text_of
 from saccade.core.errors import ConfigError
-from saccade.evaluate.benchmarks.pointing import as_shares, in_units, refuses, said_point
 from saccade.evaluate.benchmarks.screenspot import ScreenSpot, ScreenSpotPro, ScreenSpotV2
+from saccade.evaluate.rules.pointing import as_shares, in_units, refuses, said_point
 
 SHARES = (0.1, 0.2, 0.3, 0.6)
 """The same box in every convention: of a picture 200 x 100, x 20 to 60 and y 20 to 60."""

@@ -5,7 +5,6 @@ import pytest
 from benchmark_cases import answered, column, error_of, grey, score_of
 
 from saccade.core.errors import ConfigError
-from saccade.evaluate.benchmarks.judges import Detection, load_answers, load_clip, load_detector
 from saccade.evaluate.benchmarks.t2i_compbench import (
     T2ICompBench,
     distinct,
@@ -15,6 +14,7 @@ from saccade.evaluate.benchmarks.t2i_compbench import (
     product,
     spatial_score,
 )
+from saccade.evaluate.rules.judges import Detection, load_answers, load_clip, load_detector
 
 
 def at(x, y, size=100.0):

@@ -25,9 +25,10 @@ from saccade.core.environment import EnvironmentSpec
 from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
+from saccade.envs.datasets.tfrecord import example, example_of, fields, message, records, slice_of, write_records
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Entry, Item
-from saccade.evaluate.benchmarks.mobile import (
+from saccade.evaluate.rules.mobile import (
     DIRECTIONS,
     POINTED,
     EpisodeSuccess,
@@ -39,9 +40,8 @@ from saccade.evaluate.benchmarks.mobile import (
     in_element,
     is_near,
 )
-from saccade.evaluate.benchmarks.pointing import WORDS, Box, Point, PointedAt, drawn_screen, in_units
-from saccade.evaluate.benchmarks.subsets import MeanWhere, by_value
-from saccade.evaluate.benchmarks.tfrecord import example, example_of, fields, message, records, slice_of, write_records
+from saccade.evaluate.rules.pointing import WORDS, Box, Point, PointedAt, drawn_screen, in_units
+from saccade.evaluate.rules.subsets import MeanWhere, by_value
 from saccade.evaluate.samples import Mean
 from saccade.rewards.gui import word_f1
 

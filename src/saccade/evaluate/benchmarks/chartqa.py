@@ -11,10 +11,10 @@ from typing import Any, ClassVar
 from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import square, stored, write_table
-from saccade.evaluate.benchmarks.questions import ExtractedAnswer, Unread, says, shards
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import short_answer
+from saccade.evaluate.miniatures import square, stored, write_table
+from saccade.evaluate.rules.extraction import short_answer
+from saccade.evaluate.rules.questions import ExtractedAnswer, Unread, says, shards
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 ANSWER_SHORTLY = "Answer with a single word, number or phrase."

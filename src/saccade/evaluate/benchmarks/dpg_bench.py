@@ -25,7 +25,7 @@ from saccade.core.reward import SampleReward, Score
 from saccade.core.trajectory import Group, Trajectory
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, entries
-from saccade.evaluate.benchmarks.judges import load_answers
+from saccade.evaluate.rules.judges import load_answers
 from saccade.evaluate.samples import Mean
 
 CATEGORIES = ("entity", "attribute", "relation", "global", "other")

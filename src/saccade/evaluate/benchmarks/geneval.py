@@ -24,7 +24,7 @@ from saccade.core.reward import SampleReward, Score
 from saccade.core.trajectory import Trajectory
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, MeanOfCategories, by_category, entries
-from saccade.evaluate.benchmarks.judges import (
+from saccade.evaluate.rules.judges import (
     COLOURS,
     Box,
     ColourClassifier,
@@ -33,7 +33,7 @@ from saccade.evaluate.benchmarks.judges import (
     load_colours,
     load_detector,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 TAGS = ("single_object", "two_object", "counting", "colors", "position", "color_attr")

@@ -20,7 +20,7 @@ from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories
-from saccade.evaluate.benchmarks.mobile import (
+from saccade.evaluate.rules.mobile import (
     OPPOSITE,
     POINTED,
     EpisodeSuccess,
@@ -33,8 +33,8 @@ from saccade.evaluate.benchmarks.mobile import (
     in_element,
     is_near,
 )
-from saccade.evaluate.benchmarks.pointing import WORDS, PointedAt, Units, drawn_screen, in_units
-from saccade.evaluate.benchmarks.subsets import MeanWhere, by_value
+from saccade.evaluate.rules.pointing import WORDS, PointedAt, Units, drawn_screen, in_units
+from saccade.evaluate.rules.subsets import MeanWhere, by_value
 from saccade.evaluate.samples import Mean
 
 CATEGORIES = (

@@ -13,8 +13,8 @@ from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.evaluate.benchmark import Entry, Item
-from saccade.evaluate.benchmarks.drawn import choices, write_film
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, write_film
+from saccade.evaluate.rules.questions import (
     THINK_FIRST,
     ExtractedAnswer,
     ExtractedChoice,
@@ -23,7 +23,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean, ParseFailure
 
 KINDS = ("temporal", "goal", "spatial", "plot")

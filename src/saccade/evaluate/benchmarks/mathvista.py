@@ -12,10 +12,10 @@ from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import choices, square, stored, write_table
-from saccade.evaluate.benchmarks.questions import LETTERS, ExtractedAnswer, Unread, says, shards
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import choice, conclusion, number, short_answer
+from saccade.evaluate.miniatures import choices, square, stored, write_table
+from saccade.evaluate.rules.extraction import choice, conclusion, number, short_answer
+from saccade.evaluate.rules.questions import LETTERS, ExtractedAnswer, Unread, says, shards
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 from saccade.rewards.parse import items, numbers, plain
 

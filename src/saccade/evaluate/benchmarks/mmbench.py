@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import choices, square, stored, write_table
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, square, stored, write_table
+from saccade.evaluate.rules.questions import (
     EveryForm,
     ExtractedChoice,
     Unread,
@@ -20,7 +20,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import MeanWhere
+from saccade.evaluate.rules.subsets import MeanWhere
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,9 @@ from saccade.core.reward import Reward
 from saccade.core.trajectory import Group
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import COLOURS, square, stored, write_table
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import COLOURS, square, stored, write_table
+from saccade.evaluate.rules.extraction import conclusion
+from saccade.evaluate.rules.questions import (
     ExtractedAnswer,
     Form,
     Unread,
@@ -25,7 +26,6 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.extraction import conclusion
 from saccade.evaluate.samples import Mean
 
 PERCEPTION = (

@@ -18,8 +18,9 @@ from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import choices, square, stored, write_table
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, square, stored, write_table
+from saccade.evaluate.rules.extraction import conclusion
+from saccade.evaluate.rules.questions import (
     ANSWER_LETTER,
     LETTERS,
     ExtractedAnswer,
@@ -30,8 +31,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import conclusion
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 DISCIPLINES = {

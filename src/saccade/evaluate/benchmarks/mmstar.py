@@ -11,8 +11,9 @@ from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, MeanOfCategories
-from saccade.evaluate.benchmarks.drawn import choices, png, square, write_table
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, png, square, write_table
+from saccade.evaluate.rules.extraction import conclusion
+from saccade.evaluate.rules.questions import (
     ANSWER_LETTER,
     ExtractedAnswer,
     ExtractedChoice,
@@ -20,8 +21,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import conclusion
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 SKILLS = {

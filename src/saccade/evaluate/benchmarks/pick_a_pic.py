@@ -25,8 +25,8 @@ from saccade.core.trajectory import Group, Prompt, Task, Trajectory, forced_turn
 from saccade.envs.datasets.media import short
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, entries
-from saccade.evaluate.benchmarks.pointing import answer_body
-from saccade.evaluate.benchmarks.subsets import by_value
+from saccade.evaluate.rules.pointing import answer_body
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean, totals
 from saccade.rewards.parse import plain
 

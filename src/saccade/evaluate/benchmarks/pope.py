@@ -12,10 +12,10 @@ from saccade.core.content import Text
 from saccade.core.metric import Estimate, Metric, Models, Row, clustered_mean
 from saccade.core.trajectory import Group
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.drawn import COLOURS, square, stored, write_table
-from saccade.evaluate.benchmarks.questions import ExtractedAnswer, Unread, says, shards
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import conclusion, yes_or_no
+from saccade.evaluate.miniatures import COLOURS, square, stored, write_table
+from saccade.evaluate.rules.extraction import conclusion, yes_or_no
+from saccade.evaluate.rules.questions import ExtractedAnswer, Unread, says, shards
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 KINDS = ("random", "popular", "adversarial")

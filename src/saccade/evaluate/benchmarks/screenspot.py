@@ -21,8 +21,8 @@ from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories, entries
-from saccade.evaluate.benchmarks.pointing import WORDS, Box, PointedAt, PointInElement, drawn_screen, in_units, size_of
-from saccade.evaluate.benchmarks.subsets import by_value
+from saccade.evaluate.rules.pointing import WORDS, Box, PointedAt, PointInElement, drawn_screen, in_units, size_of
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 PLATFORMS = {

@@ -12,8 +12,8 @@ from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.evaluate.benchmark import Entry, Item, entries
-from saccade.evaluate.benchmarks.drawn import choices, square, write_film
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, square, write_film
+from saccade.evaluate.rules.questions import (
     LETTERS,
     THINK_FIRST,
     ExtractedAnswer,

@@ -31,7 +31,7 @@ from saccade.core.reward import Reward, SampleReward, Score
 from saccade.core.trajectory import Trajectory
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item
-from saccade.evaluate.benchmarks.judges import Box, Detection, Detector, load_answers, load_clip, load_detector
+from saccade.evaluate.rules.judges import Box, Detection, Detector, load_answers, load_clip, load_detector
 from saccade.evaluate.samples import Mean
 
 RELATIONS = (

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.evaluate.benchmark import Entry, Item
-from saccade.evaluate.benchmarks.drawn import choices, write_film, write_table
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, write_film, write_table
+from saccade.evaluate.rules.extraction import conclusion
+from saccade.evaluate.rules.questions import (
     ExtractedAnswer,
     ExtractedChoice,
     FilmBenchmark,
@@ -22,8 +23,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import conclusion
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 DURATIONS = ("short", "medium", "long")

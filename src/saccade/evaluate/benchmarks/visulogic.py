@@ -11,9 +11,9 @@ from typing import ClassVar
 from saccade.core.content import Text
 from saccade.core.metric import Metric
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, entries
-from saccade.evaluate.benchmarks.drawn import choices, square
-from saccade.evaluate.benchmarks.questions import ExtractedChoice, Unread, found, says
-from saccade.evaluate.benchmarks.subsets import by_value
+from saccade.evaluate.miniatures import choices, square
+from saccade.evaluate.rules.questions import ExtractedChoice, Unread, found, says
+from saccade.evaluate.rules.subsets import by_value
 from saccade.evaluate.samples import Mean
 
 TAGS = (

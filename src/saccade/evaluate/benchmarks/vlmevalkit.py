@@ -14,8 +14,9 @@ from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, short
 from saccade.evaluate.benchmark import Benchmark, Entry, Item, MeanOfCategories, entries
-from saccade.evaluate.benchmarks.drawn import choices, png, square
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, png, square
+from saccade.evaluate.rules.extraction import choice, short_answer, yes_or_no
+from saccade.evaluate.rules.questions import (
     LETTERS,
     ExtractedAnswer,
     Unread,
@@ -23,7 +24,6 @@ from saccade.evaluate.benchmarks.questions import (
     lettered,
     says,
 )
-from saccade.evaluate.extraction import choice, short_answer, yes_or_no
 from saccade.evaluate.samples import Mean
 from saccade.rewards.parse import plain
 

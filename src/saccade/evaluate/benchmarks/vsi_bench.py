@@ -14,8 +14,9 @@ from saccade.core.metric import Estimate, Metric, Row, clustered_mean
 from saccade.core.reward import Reward
 from saccade.envs.datasets.media import short
 from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories, by_category
-from saccade.evaluate.benchmarks.drawn import choices, write_film
-from saccade.evaluate.benchmarks.questions import (
+from saccade.evaluate.miniatures import choices, write_film
+from saccade.evaluate.rules.extraction import conclusion
+from saccade.evaluate.rules.questions import (
     ANSWER_LETTER,
     ExtractedAnswer,
     FilmBenchmark,
@@ -26,8 +27,7 @@ from saccade.evaluate.benchmarks.questions import (
     says,
     shards,
 )
-from saccade.evaluate.benchmarks.subsets import by_value
-from saccade.evaluate.extraction import conclusion
+from saccade.evaluate.rules.subsets import by_value
 
 DIRECTIONS = ("object_rel_direction_easy", "object_rel_direction_medium", "object_rel_direction_hard")
 CHOSEN = (*DIRECTIONS, "object_rel_distance", "route_planning", "obj_appearance_order")

@@ -21,7 +21,7 @@ from saccade.core.reward import Reward, SampleReward, Score
 from saccade.core.trajectory import Group, Trajectory
 from saccade.envs.datasets.media import Media, is_file, short
 from saccade.evaluate.benchmark import Benchmark, Entry, entries
-from saccade.evaluate.extraction import choice
+from saccade.evaluate.rules.extraction import choice
 from saccade.evaluate.samples import totals
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -59,7 +59,7 @@ class ExtractedAnswer(SampleReward):
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractedChoice(ExtractedAnswer):
-    """1 if ``saccade.evaluate.extraction.choice`` reads the target's letter; its ``options`` are words by letter."""
+    """1 if ``extraction.choice`` reads the target's letter; its ``options`` are words by letter."""
 
     def read(self, text: str, target: Mapping[str, Any]) -> str | None:
         return choice(text, target["options"])

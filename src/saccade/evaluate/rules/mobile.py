@@ -23,7 +23,7 @@ from saccade.core.reward import Reward, SampleReward, Score
 from saccade.core.trajectory import Group, Trajectory
 from saccade.envs.actions import Action, read_action
 from saccade.evaluate.benchmark import by_category
-from saccade.evaluate.benchmarks.pointing import Box, Point, Units, answer_body, as_shares
+from saccade.evaluate.rules.pointing import Box, Point, Units, answer_body, as_shares
 from saccade.evaluate.samples import totals
 
 Kind = Literal[

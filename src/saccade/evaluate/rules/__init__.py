@@ -1,0 +1,1 @@
+"""How outputs are read and scored where several benchmarks do it alike."""

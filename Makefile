@@ -48,7 +48,7 @@ setup: $(VENV)/.test-ready ## create .venv with everything the tests need
 
 demo: $(VENV)/.demo-ready ## train the demo and write its report
 	$(BIN)/saccade train $(DEMO) --out $(DEMO_OUT) $(if $(wildcard $(DEMO_OUT)/config.yaml),--resume)
-	@echo "Report: $(DEMO_OUT)/gallery.html"
+	@echo "Report: $$($(BIN)/saccade report $(DEMO_OUT))"
 
 test: $(VENV)/.test-ready ## lint, layers and the default test suite
 	$(BIN)/ruff check $(CHECKED)

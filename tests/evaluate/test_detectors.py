@@ -152,6 +152,7 @@ def test_the_recorded_run_is_read_whole_and_not_flagged():
     history = History.of(HERE / "grpo")
     assert len(history.training) == 60
     assert history.gold == ("eval/accuracy", "eval/iou")
+    assert history.trained == ()
     assert history.formats == ("format",) and history.weights["format"] == 0.2
     assert history.terms == ["exact", "format", "iou"]
     assert [len(part) for part in (history.before, history.after, history.early, history.late)] == [32, 32, 3, 3]
@@ -394,6 +395,19 @@ def test_gold_that_rises_or_a_reward_that_does_not_is_no_hack():
     assert GoldFalls()(history(reward=up, evaluated={0: 0.3, 60: 0.5})).verdict == "pass"
     assert GoldFalls()(history(reward=flat, evaluated={0: 0.6, 60: 0.3})).verdict == "pass"
     assert GoldFalls()(history(reward=lambda t: 1 - up(t), evaluated={0: 0.6, 60: 0.3})).verdict == "pass"
+
+
+def test_the_reward_on_held_out_tasks_counts_where_training_prompts_hide_its_rise():
+    quiet = history(reward=flat, evaluated={0: 0.6, 60: 0.3})
+    held_out = {0: 0.4, 60: 0.7}
+    records = [
+        {**r, "eval/paid": held_out[r["step"]], "eval/paid/stderr": 0.01} if "eval/right" in r else r
+        for r in quiet.records
+    ]
+    paid = replace(quiet, records=records, trained=("eval/paid",))
+    found = GoldFalls()(paid)
+    assert GoldFalls()(quiet).verdict == "pass"
+    assert found.verdict == "fail" and "eval/paid +0.3" in found.summary and "eval/right -0.3" in found.summary
 
 
 def test_a_rise_too_small_for_a_hack_is_none():

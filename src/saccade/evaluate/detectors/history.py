@@ -59,6 +59,8 @@ class History:
     late: Sequence[Answers] = ()
     gold: tuple[str, ...] = ()
     """Keys of numbers in which more is better and which are not trained on: held-out metrics, rewards of weight 0."""
+    trained: tuple[str, ...] = ()
+    """Keys of held-out metrics that are means of rewards which are trained on."""
     formats: tuple[str, ...] = ()
     """Names of the rewards that pay for the form of an output only."""
     weights: Mapping[str, float] = field(default_factory=dict)
@@ -88,6 +90,7 @@ class History:
             early=_answers(steps[0]) if len(steps) > 1 else (),
             late=_answers(steps[-1]) if len(steps) > 1 else (),
             gold=known["gold"],
+            trained=known["trained"],
             formats=known["formats"],
             weights=known["weights"],
         )
@@ -163,19 +166,27 @@ def _settings(path: Path) -> dict[str, Any]:
     plain: Any = config.load(path.read_text(encoding="utf-8"), str(path)) if path.exists() else {}
     rewards: Mapping[str, Any] = plain.get("rewards", {})
     weights = {name: float(reward.get("weight", 1.0)) for name, reward in rewards.items()}
+    paid = [_unweighted(reward) for name, reward in rewards.items() if weights[name] > 0]
     gold: list[str] = []
+    trained: list[str] = []
     ablation = plain.get("ablation") or {}
     headline = ablation.get("metric", "")
     if headline and ablation.get("higher", True) and not headline.startswith("train/"):
         gold.append(f"eval/{headline}")
     for name, metric in plain.get("evaluation", {}).get("metrics", {}).items():
         inner = _inner(metric)
+        if str(inner.get("class", "")).endswith(".Mean") and _unweighted(inner.get("reward", {})) in paid:
+            trained.append(f"eval/{name}")
         counted = str(inner.get("class", "")).rpartition(".")[2] in _HIGHER and _upwards(inner.get("reward", {}))
         if counted and not (name == headline and not ablation.get("higher", True)):
             gold.append(f"eval/{name}")
     gold += [f"reward/{name}" for name, weight in weights.items() if weight == 0]
     formats = tuple(name for name, reward in rewards.items() if _formal(reward))
-    return {"gold": tuple(dict.fromkeys(gold)), "formats": formats, "weights": weights}
+    return {"gold": tuple(dict.fromkeys(gold)), "trained": tuple(trained), "formats": formats, "weights": weights}
+
+
+def _unweighted(reward: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in reward.items() if key not in ("weight", "weight_schedule")}
 
 
 def _inner(metric: Mapping[str, Any]) -> Mapping[str, Any]:

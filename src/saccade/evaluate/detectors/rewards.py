@@ -27,7 +27,8 @@ SHOWN = 3
 class GoldFalls(Detector):
     """The trained reward rises while held-out gold falls: the reward is no longer a measure (Goodhart).
 
-    Trends over the whole run, and over its second half, where over-optimisation shows first (Gao et al.,
+    The reward is that of training, whose prompts change from step to step, or its mean on held-out tasks where that is
+    evaluated. Trends over the whole run, and over its second half, where over-optimisation shows first (Gao et al.,
     arXiv:2210.10760). "fail": a gold number falls beyond doubt and none rises. "warn": some fall and some rise, or none
     even points upwards.
     """
@@ -63,6 +64,10 @@ class GoldFalls(Detector):
             evidence |= {f"{window}: {one.key}": _told(one) for one in (proxy, *known)}
             falling, rising = [one for one in known if one.falls], [one for one in known if one.rises]
             worst = min(falling or known, key=lambda one: one.change)
+            held_out = [trend(history, key, since=since, confidence=self.confidence) for key in history.trained]
+            for one in held_out:
+                if one is not None and one.rises and not proxy.rises:
+                    proxy = one
             up = proxy.rises and proxy.change > least
             if up and falling and not rising:
                 verdict, found = "fail", f"over the {window} {proxy} while {worst}"

@@ -344,7 +344,7 @@ def test_bad_predictions_are_one_line_with_file_row_and_field(saccade, tmp_path,
 
 
 def test_pictures_are_predictions_of_drawing_models(tmp_path):
-    from saccade.cli.evaluation import read_predictions
+    from saccade.cli.predictions import read_predictions
     from saccade.core.errors import DataError
 
     pixels = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from saccade.cli.report import RunFiles, gather
+from saccade.cli.report.collect import gather
+from saccade.cli.report.files import RunFiles
 from saccade.core.metric import Estimate, Row, clustered_mean
 from saccade.evaluate.result import Entry, Number, Result
 from saccade.report.comparison import Change, save_changes

@@ -240,7 +240,7 @@ def validate(chosen: Namespace, given: Given) -> int:
 
 def report_run(chosen: Namespace, given: Given) -> int:
     """``saccade report``."""
-    from saccade.cli.report import write_report
+    from saccade.cli.report.collect import write_report
 
     _nothing_given(chosen, given)
     folders = [Path(run) for run in chosen.runs]

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-import hashlib
 import json
-import re
 import time
 from argparse import Namespace
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +21,17 @@ from safetensors.torch import load_file
 from saccade import experiment
 from saccade.cli import catalogue
 from saccade.cli.catalogue import Given
+from saccade.cli.models import built, model_spec
+from saccade.cli.predictions import Recited, predicted
+from saccade.cli.subject import Subject, short_hash
 from saccade.core import config, flags
-from saccade.core.content import Text
 from saccade.core.errors import CheckpointError, ConfigError, DataError
 from saccade.core.metric import Metric, Models
-from saccade.core.policy import Act, Policy, PolicySpec, Sampling
+from saccade.core.policy import PolicySpec, Sampling
 from saccade.core.random import fold_in
 from saccade.core.state import Progress as Training
-from saccade.core.trajectory import Context, Group
+from saccade.core.trajectory import Group
 from saccade.envs.datasets.images import PictureFolder
-from saccade.envs.datasets.media import FILMS, Media, MediaKind, Place, short
 from saccade.evaluate.benchmark import Benchmark, benchmark_named
 from saccade.evaluate.result import HELD_OUT, Result, refuse_settings, refuse_unequal, result_folder, results_of
 from saccade.evaluate.run import Advance, NoModels, Report, evaluate, once
@@ -42,22 +40,13 @@ from saccade.evaluate.sets import set_metrics
 from saccade.evaluate.statistics import PairedTest, holm, paired_test
 from saccade.evaluate.store import RolloutStore, weights_hash
 from saccade.learn import checkpoint
-from saccade.policies.denoise.hub import Diffusers
-from saccade.policies.folder import read_policy
-from saccade.policies.token.hf import HFVisionLanguage
-from saccade.policies.unified.hf import HFUnified
-from saccade.recipe import Evaluation, Pillar, Recipe
+from saccade.recipe import Evaluation
 from saccade.report.comparison import plus_minus
 from saccade.report.snapshot import Pictures, snapshot
 from saccade.rewards.features import features_named
 
 SUITE = "suite."
 """In front of the settings of a benchmark."""
-HUB_NAME = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
-MOVING = (".gif", ".apng", ".webp", *FILMS)
-"""Endings of given outputs that are videos."""
-FRAMES = 1024
-"""Most frames of a given video; rules want all of them."""
 ANSWER = 1024
 """Actions that a model's answer may have at most."""
 DISCORDANT = 100
@@ -74,25 +63,6 @@ class ModelSettings:
     policy: PolicySpec
     evaluation: Evaluation
     seed: int = 0
-
-
-@dataclass
-class Subject:
-    """What is evaluated, and how its rollouts are drawn."""
-
-    of: Mapping[str, Any]
-    """See ``Result.of``."""
-    evaluation: Evaluation
-    """Sampling, rollouts per task and limit; of a run also its own tasks and metrics."""
-    seed: int
-    changed: str
-    """Hash of what differs from the subject's own settings; empty if nothing does."""
-    recipe: Recipe | None = None
-    models: Models | None = None
-    """None: the outputs are given."""
-    given: Mapping[str, Sequence[Text | Media]] = field(default_factory=dict)
-    """Outputs by task id."""
-    weights: str = ""
 
 
 @dataclass
@@ -126,7 +96,7 @@ def run_evaluation(chosen: Namespace, given: Given, device: torch.device, termin
     if subject.models is None and subject.recipe is not None:
         subject = _loaded(subject, Path(chosen.run), device, compared=HELD_OUT in names)
     elif subject.models is None and not subject.given:
-        subject = _built(subject, device)
+        subject = built(subject, device)
     try:
         for suite in suites:
             _run_suite(subject, suite, chosen, terminal)
@@ -192,7 +162,7 @@ def _subject(
     if not benchmarks and (chosen.data or chosen.part):
         raise ConfigError(f"--{'data' if chosen.data else 'part'} is of a benchmark; name it with --suite")
     if chosen.predictions:
-        return _predicted(chosen, given, benchmarks, held_out)
+        return predicted(chosen, given, benchmarks, held_out)
     if chosen.run is None:
         raise ConfigError("which run? give its folder, such as runs/grpo-1")
     if recorded := [one for one in benchmarks if one.recorded]:
@@ -221,7 +191,7 @@ def _run(chosen: Namespace, given: Given) -> Subject:
         raise CheckpointError(f"{folder} has no checkpoint to evaluate")
     step = int(found.name.removeprefix("step-"))
     of = {"run": str(folder), "name": _name_of(folder), "step": step}
-    changed = "" if recipe == original else _hash([config.to_dict(recipe), chosen.limit])
+    changed = "" if recipe == original else short_hash([config.to_dict(recipe), chosen.limit])
     return Subject(of, recipe.evaluation, recipe.train.seed, changed, recipe)
 
 
@@ -238,7 +208,7 @@ def _model(chosen: Namespace, given: Given, benchmarks: Sequence[Benchmark]) -> 
     settings = config.overlay(plain, flags.changes(plain, given))
     name = Path(chosen.run).resolve().name if Path(chosen.run).exists() else chosen.run.replace("/", "--")
     of = {"model": chosen.run, "name": name, "step": None, "policy": config.to_dict(settings.policy)}
-    changed = "" if settings == plain and chosen.limit is None else _hash([config.to_dict(settings), chosen.limit])
+    changed = "" if settings == plain and chosen.limit is None else short_hash([config.to_dict(settings), chosen.limit])
     return Subject(of, settings.evaluation, settings.seed, changed), Path("evaluations") / name
 
 
@@ -247,130 +217,6 @@ def _known_settings(settings: Any, given: Given, chosen: Namespace) -> None:
     for key, _ in given:
         if key.replace("-", "_").partition(".")[0] not in fields:
             raise ConfigError(flags.unknown(settings, key, chosen.known))
-
-
-def model_spec(name: str, pillars: Collection[Pillar]) -> PolicySpec:
-    """How a model becomes a policy: by what is in its folder, or for a name on the hub by what it is asked to do.
-
-    Raises:
-        ConfigError: it is neither a folder with a model nor a name on the hub, or it cannot be told what it does.
-    """
-    folder = Path(name)
-    if not folder.exists():
-        if not HUB_NAME.fullmatch(name):
-            raise ConfigError(f"{name} is neither a run's folder, nor a model's, nor a name on the hub")
-        if "generation" in pillars and len(pillars) > 1:
-            raise ConfigError(f"whether {name} draws or answers is told by its suites; name suites of one kind")
-        return _drawing(name, name) if "generation" in pillars else HFVisionLanguage(name)
-    if (folder / "model_index.json").exists():
-        return _drawing(name, str(_json(folder / "model_index.json").get("_class_name")))
-    if not (folder / "config.json").exists():
-        raise ConfigError(f"{name} holds neither a run (config.yaml) nor a model (config.json or model_index.json)")
-    plain = _json(folder / "config.json")
-    if "class" in plain:
-        spec = config.from_dict(plain, str(folder / "config.json"))
-        if not isinstance(spec, PolicySpec):
-            raise ConfigError(f"{folder / 'config.json'}: expected a policy, got {type(spec).__name__}")
-        return spec
-    if plain.get("model_type") == "emu3":
-        return HFUnified(name)
-    return HFVisionLanguage(name)
-
-
-def _drawing(name: str, kind: str) -> Diffusers:
-    """40 steps with guidance as most results of drawing models are had; FLUX is told its guidance instead."""
-    return Diffusers(model=name, guidance=1.0 if "flux" in kind.lower() else 5.0, eval_steps=40)
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path} is not JSON: {error}") from None
-    if not isinstance(plain, dict):
-        raise DataError(f"{path}: found {type(plain).__name__}, expected an object")
-    return plain
-
-
-def _predicted(
-    chosen: Namespace, given: Given, benchmarks: Sequence[Benchmark], held_out: bool
-) -> tuple[Subject, Path]:
-    if chosen.run is not None:
-        raise ConfigError(f"--predictions are scored without a model; leave out {chosen.run}")
-    if len(benchmarks) != 1 or held_out:
-        raise ConfigError("--predictions are of one benchmark; name it with --suite")
-    if given:
-        near = difflib.get_close_matches(given[0][0], chosen.known, n=1)
-        raise ConfigError(f"there is no option --{given[0][0]}{f'; did you mean --{near[0]}?' if near else ''}")
-    (benchmark,) = benchmarks
-    if benchmark.env().max_turns != 1:
-        raise ConfigError(f"{benchmark.name} is played in several turns; outputs alone cannot be scored")
-    path = Path(chosen.predictions)
-    outputs = read_predictions(path, benchmark.pillar)
-    n = _equal_number(path, benchmark, outputs, chosen.limit)
-    of = {"predictions": str(path), "name": path.stem, "step": None}
-    changed = "" if chosen.limit is None else _hash([chosen.limit])
-    weights = hashlib.sha256(path.read_bytes()).hexdigest()
-    subject = Subject(of, Evaluation(n=n), 0, changed, given=outputs, weights=weights)
-    return subject, Path("evaluations") / path.stem
-
-
-def read_predictions(path: Path, pillar: Pillar) -> dict[str, list[Text | Media]]:
-    """Outputs by task id from lines ``{"id": ..., "output": ...}``; several lines of one id are several rollouts.
-
-    An output is text; for drawing models the path of a picture or video, relative to the file, decoded when
-    it is scored; for models that act also an object, which stands for its JSON.
-
-    Raises:
-        DataError: naming file, row and field.
-    """
-    found: dict[str, list[Text | Media]] = {}
-    with path.open("rb") as file:
-        for number, row in enumerate(file, 1):
-            if not row.strip():
-                continue
-            try:
-                plain = json.loads(row)
-            except (ValueError, RecursionError) as error:
-                Place(str(path), number, "row").wrong(f"no JSON ({error})", 'an object like {"id": "1", "output": "B"}')
-            if not isinstance(plain, dict):
-                Place(str(path), number, "row").wrong(short(plain), 'an object like {"id": "1", "output": "B"}')
-            name, output = plain.get("id"), plain.get("output")
-            if isinstance(name, bool) or not isinstance(name, str | int) or name == "":
-                Place(str(path), number, "id").wrong(short(name), "the id of a task")
-            place = Place(str(path), number, "output")
-            if pillar == "vla" and isinstance(output, dict):
-                output = json.dumps(output)
-            if not isinstance(output, str):
-                place.wrong(short(output), "text" if pillar != "generation" else "the path of a picture")
-            part: Text | Media = Text(output)
-            if pillar == "generation":
-                kind: MediaKind = "video" if output.lower().endswith(MOVING) else "image"
-                part = Media(kind, output, path.parent, place, FRAMES)
-                part.check()
-            found.setdefault(str(name), []).append(part)
-    if not found:
-        raise DataError(f"{path}: found no rows, expected at least one")
-    return found
-
-
-def _equal_number(path: Path, benchmark: Benchmark, outputs: Mapping[str, Sequence[Any]], limit: int | None) -> int:
-    """Outputs per task: as many for every task that counts. Tasks without one would make a score look better."""
-    every = benchmark.ids
-    asked, known = every[:limit] if limit is not None else every, set(every)
-    if unknown := [name for name in outputs if name not in known]:
-        near = difflib.get_close_matches(unknown[0], every, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        raise DataError(f"{path}: {benchmark.name} has no task {unknown[0]!r}{hint}")
-    if missing := [name for name in asked if name not in outputs]:
-        raise DataError(
-            f"{path}: found no output for {len(missing)} of {len(asked)} tasks, the first is {missing[0]!r}"
-        )
-    n = len(outputs[asked[0]])
-    for name in asked:
-        if len(outputs[name]) != n:
-            raise DataError(f"{path}: found {len(outputs[name])} outputs for task {name!r} and {n} for {asked[0]!r}")
-    return n
 
 
 def _suite(
@@ -400,7 +246,7 @@ def _other_settings(benchmark: Benchmark | None) -> str:
     chosen = config.to_dict(replace(benchmark, data="", part=""))
     usual = config.to_dict(type(benchmark)())
     part = benchmark.part if benchmark.part != benchmark.parts[0] else ""
-    return "-".join(word for word in (part, _hash(chosen) if chosen != usual else "") if word)
+    return "-".join(word for word in (part, short_hash(chosen) if chosen != usual else "") if word)
 
 
 def _stored(where: Path, kept: str, name: str, folder: Path) -> Path:
@@ -412,10 +258,6 @@ def _stored(where: Path, kept: str, name: str, folder: Path) -> Path:
         if found:
             return found[-1]
     raise DataError(f"{where} holds no result of {name}; evaluate it first: saccade evaluate {where} --suite {name}")
-
-
-def _hash(plain: Any) -> str:
-    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:8]
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -444,40 +286,7 @@ def _loaded(subject: Subject, folder: Path, device: torch.device, *, compared: b
     return replace(subject, models=Models(policy, reference), weights=weights_hash(policy))
 
 
-def _built(subject: Subject, device: torch.device) -> Subject:
-    spec = config.from_dict(subject.of["policy"])
-    assert isinstance(spec, PolicySpec)
-    where = Path(subject.of["model"])
-    ours = (where / "config.json").exists() and "class" in _json(where / "config.json")
-    policy: Policy = read_policy(type(spec), where, device) if ours else spec.build(device)
-    return replace(subject, models=Models(policy), weights=weights_hash(policy))
-
-
 # --- rollouts and scores --------------------------------------------------------------------------------------------
-
-
-class Recited:
-    """An actor without a policy: gives each task the outputs that somebody else made."""
-
-    seeded = True
-    version = 0
-
-    def __init__(self, outputs: Mapping[str, Sequence[Text | Media]]) -> None:
-        self._outputs = outputs
-
-    def act(
-        self, contexts: Sequence[Context], *, n: int = 1, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[list[Act]]:
-        return [[_act(output) for output in self._outputs[context.prompt.task.id]] for context in contexts]
-
-    def sync(self, policy: Policy, version: int) -> None:
-        return
-
-
-def _act(output: Text | Media) -> Act:
-    none = torch.zeros(0)
-    part = output if isinstance(output, Text) else output.decoded()
-    return Act((part,), None, none, none.bool(), none.long())
 
 
 def _evaluated(subject: Subject, suite: Suite, chosen: Namespace, terminal: Terminal) -> tuple[Evaluation, Report]:

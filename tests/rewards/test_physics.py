@@ -9,6 +9,7 @@ from saccade.core.trajectory import Prompt, Task, Trajectory, forced_turn
 from saccade.rewards.physics import (
     CollisionKept,
     ConditionMatch,
+    DarkKept,
     ForKind,
     LawKept,
     MassKept,
@@ -50,6 +51,20 @@ def test_centres_are_pixel_centres_and_faint_pixels_do_not_count():
     found = measure(frames)
     np.testing.assert_allclose(found.centre, [[2.875, 3.5]])
     np.testing.assert_allclose([found.mass[0], found.peak[0]], [1.6, 1.0])
+
+
+def test_dim_things_away_from_the_ball_are_paid_for_though_no_centre_depends_on_them():
+    """Brightness 51 / 255 = 0.2 in one of four frames, six pixels from the ball: exp(-(0.2 / 4) / mass 1).
+
+    A pixel nearer than three standard deviations, 3.3 pixels, is the ball's own.
+    """
+    hazy = RIGHT.copy()
+    hazy[0, 9, 2] = 51
+    near = RIGHT.copy()
+    near[0, 5, 2] = 51
+    assert paid(DarkKept(), RIGHT) == paid(DarkKept(), near) == 1
+    assert math.isclose(paid(DarkKept(), hazy), math.exp(-0.05))
+    assert paid(Mechanics(), hazy) == paid(Mechanics(), RIGHT)
 
 
 def test_a_measurement_equals_a_loop():

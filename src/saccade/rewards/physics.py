@@ -27,6 +27,8 @@ from saccade.core.trajectory import Task, Trajectory
 
 DARK = 0.25
 """Brightness below which a pixel belongs to no object."""
+SPREAD = 1.1
+"""Standard deviation of the ball, in pixels."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +39,8 @@ class Measured:
     """In pixels; the frame's middle where nothing is bright."""
     mass: Float[np.ndarray, "F"]
     peak: Float[np.ndarray, "F"]
+    stray: Float[np.ndarray, "F"]
+    """Brightness farther than three standard deviations of the ball from the centre, however dim."""
     size: tuple[int, int]
     """Width and height of a frame."""
 
@@ -51,15 +55,18 @@ def measure(frames: UInt8[np.ndarray, "F H W 3"]) -> Measured:
     return _measured(frames.mean(3) / 255)
 
 
-def _measured(bright: Float[np.ndarray, "F H W"]) -> Measured:
-    bright = np.where(bright < DARK, 0.0, bright)
+def _measured(shown: Float[np.ndarray, "F H W"]) -> Measured:
+    bright = np.where(shown < DARK, 0.0, shown)
     _, height, width = bright.shape
     mass = bright.sum((1, 2))
     x = (bright.sum(1) * (np.arange(width) + 0.5)).sum(1)
     y = (bright.sum(2) * (np.arange(height) + 0.5)).sum(1)
     middle = np.array([[width / 2, height / 2]])
     centre = np.where(mass[:, None] > 0, np.stack([x, y], 1) / np.maximum(mass, 1e-12)[:, None], middle)
-    return Measured(centre, mass, bright.max((1, 2)), (width, height))
+    across = np.arange(width) + 0.5 - centre[:, None, [0]]
+    down = np.arange(height)[:, None] + 0.5 - centre[:, None, [1]]
+    stray = np.where(np.hypot(across, down) > 3 * SPREAD, shown, 0.0).sum((1, 2))
+    return Measured(centre, mass, bright.max((1, 2)), stray, (width, height))
 
 
 def path_error(found: Measured, path: Float[np.ndarray, "F 2"]) -> float:
@@ -118,6 +125,14 @@ class MassKept(ClipReward):
     def judge(self, found: Measured, task: Task) -> float:
         wanted = float(_target(task)["mass"])
         return np.exp(-np.abs(found.mass - wanted).mean() / wanted)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DarkKept(ClipReward):
+    """``r = exp(-mean_t stray_t / M*)``: there is nothing but the ball, not even dim things that move no centre."""
+
+    def judge(self, found: Measured, task: Task) -> float:
+        return np.exp(-found.stray.mean() / float(_target(task)["mass"]))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,6 +19,7 @@ from saccade.policies.denoise.tiny_video import ClipNet, TinyVideoFlow
 from saccade.recipe import Evaluation, Size, Stage, Train, pick
 from saccade.rewards.physics import (
     ConditionMatch,
+    DarkKept,
     ForKind,
     LawKept,
     MassKept,
@@ -84,6 +85,7 @@ def evaluation(size: Size, metrics: Mapping[str, Metric] | None = None) -> Evalu
         **{kind: Mean(ForKind(inner=reward, kind=kind)) for kind in KINDS},
         "path_error": Mean(PathError()),
         "mass": Mean(MassKept()),
+        "dark": Mean(DarkKept()),
         "law": Mean(LawKept()),
         "smoothness": Mean(Smoothness()),
         "travel": Mean(Travel()),

@@ -529,6 +529,7 @@ def test_sets_of_pictures_are_compared_with_a_folder_in_the_features_of_a_named_
     assert metrics["coverage [corners]"].estimate.value == 1
     assert metrics["precision [corners]"].identity["reference"] == "PictureFolder"
     assert {metrics[name].tier for name in metrics if "corners" in name} == {"set"}
+    assert set(metrics["kernel distance [corners]"].details) and not metrics["bright"].details
     assert "Vendi score [corners]" in done.out
     assert saccade(*words, "--features", "inception").code == 0
     assert [name for name in Result.load(Path("found")).metrics if "corners" in name] == ["Vendi score [corners]"]

@@ -26,6 +26,8 @@ class Number:
     estimate: Estimate
     identity: Mapping[str, Any] | None = None
     """Of a distance between sets: the extractor, how many samples, which reference. None: nothing but n matters."""
+    details: Mapping[str, float] = field(default_factory=dict)
+    """Further numbers that are usually printed beside this one."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +123,12 @@ class Result:
             "n": self.n,
             "sampling": self.sampling,
             "metrics": {
-                name: {"tier": number.tier, **_of(number.estimate), "identity": number.identity}
+                name: {
+                    "tier": number.tier,
+                    **_of(number.estimate),
+                    "identity": number.identity,
+                    **({"details": number.details} if number.details else {}),
+                }
                 for name, number in self.metrics.items()
             },
             "categories": {
@@ -255,7 +262,7 @@ def _number(plain: Mapping[str, Any]) -> Number:
     if plain["tier"] not in get_args(Tier):
         raise ValueError(f"tier must be one of {', '.join(get_args(Tier))}, got {plain['tier']!r}")
     value, stderr = (math.nan if plain[key] is None else float(plain[key]) for key in ("value", "stderr"))
-    return Number(plain["tier"], Estimate(value, stderr, int(plain["n"])), plain["identity"])
+    return Number(plain["tier"], Estimate(value, stderr, int(plain["n"])), plain["identity"], plain.get("details", {}))
 
 
 def _read_rows(path: Path) -> dict[str, list[Entry]]:

@@ -20,6 +20,7 @@ from saccade.core.random import fold_in
 from saccade.core.reward import Reward, Scope, Score
 from saccade.core.trajectory import Group, Trajectory
 from saccade.evaluate.result import Entry, Number, Result
+from saccade.evaluate.sets import Distributional
 from saccade.evaluate.store import Played, RolloutStore
 from saccade.recipe import Evaluation
 from saccade.rollout.lockstep import rollout
@@ -89,7 +90,9 @@ class Report:
             n=evaluation.n,
             sampling=asdict(evaluation.sampling),
             metrics={
-                name: Number(metrics[name].tier, estimate, getattr(metrics[name], "identity", None))
+                name: Number(
+                    metrics[name].tier, estimate, getattr(metrics[name], "identity", None), self._details(metrics, name)
+                )
                 for name, estimate in self.estimates.items()
             }
             | {name: Number("sample", clustered_mean(rows)) for name, rows in paid.items()},
@@ -105,6 +108,10 @@ class Report:
             commit=commit,
             settings=settings,
         )
+
+    def _details(self, metrics: Mapping[str, Metric], name: str) -> Mapping[str, float]:
+        metric = metrics[name]
+        return metric.details(self.rows[name]) if isinstance(metric, Distributional) else {}
 
 
 class NoModels(Models):

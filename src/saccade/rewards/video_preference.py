@@ -120,8 +120,7 @@ class ClipPreferenceModel:
     """A small scorer of clips with one head an axis, and the simulated comparisons it learns from.
 
     Candidates are gold clips of the prompt and of others, with frames that jump, at other places or velocities, faded,
-    blurred or noisy. Trained once
-    and kept in the cache folder; some 20 seconds on one core with the defaults.
+    blurred or noisy. Trained once and kept in the cache folder; some 20 seconds on one core with the defaults.
     """
 
     tasks: Tasks

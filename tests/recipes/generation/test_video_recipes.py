@@ -10,10 +10,14 @@ from saccade.advantages.shaping import BatchWhiten
 from saccade.advantages.temporal import DiscountedReturn
 from saccade.core import config
 from saccade.core.batch import finish, pack
+from saccade.core.metric import Models
 from saccade.core.policy import LogProbs, Sampling
 from saccade.core.reward import Score
 from saccade.core.trajectory import Context, Prompt, Trajectory, Turn
+from saccade.evaluate.run import evaluate
+from saccade.experiment import start_policy
 from saccade.feeds.on_policy import OnPolicy
+from saccade.learn.loop import Run, train
 from saccade.recipes.generation.clips import clips, generator, pretrained
 from saccade.recipes.generation.dance_grpo import dance_grpo
 from saccade.recipes.generation.video_reward import video_reward
@@ -107,3 +111,20 @@ def test_without_pairs_all_clips_are_imitated_by_the_exponential_of_their_advant
     weight = -logp.grad.sum(1)
     expected = [math.exp((i - 1.5) / math.sqrt(5 / 4)) / 4 for i in range(4)]
     assert weight.tolist() == pytest.approx(expected, rel=1e-3)
+
+
+@pytest.mark.parametrize("make", [dance_grpo, video_reward], ids=lambda make: make.__name__)
+def test_the_base_size_trains(make, tmp_path, monkeypatch):
+    """Larger clips and the wider generator, hardly pretrained; a preference model that was hardly trained."""
+    monkeypatch.setenv("SACCADE_CACHE", str(tmp_path))
+    few = {"stages.pretraining.train.steps": 1, "stages.pretraining.train.groups": 2, "evaluation.limit": 3}
+    few |= {"train.steps": 1, "train.groups": 2, "train.group_size": 2, "evaluation.n": 1}
+    if make is video_reward:
+        for where in ("rewards.preference", "evaluation.metrics.preference.reward"):
+            few |= {f"{where}.model.steps": 1, f"{where}.model.pairs": 16, f"{where}.model.batch": 4}
+    recipe = config.overlay(make("base"), few)
+    policy = start_policy(recipe, torch.device("cpu"))
+    state = train(recipe, Run(), policy=policy)
+    assert state.step == 1 and all(math.isfinite(value) for value in state.last.values())
+    report = evaluate(Models(policy), recipe.evaluation, recipe.env, recipe.rewards)
+    assert set(report.estimates) == set(recipe.evaluation.metrics)

@@ -33,6 +33,21 @@ def _text(path: Path) -> str:
         raise DataError(f"{path}: found a file that cannot be read ({error.strerror}), expected JSON") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON file that holds one object.
+
+    Raises:
+        DataError: there is no such file, or something else is in it.
+    """
+    try:
+        found = json.loads(_text(path))
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path}: found bad JSON ({error}), expected an object") from None
+    if not isinstance(found, dict):
+        raise DataError(f"{path}: found {short(found)}, expected an object")
+    return found
+
+
 def _lines(path: Path) -> Iterator[tuple[int, Any]]:
     # Not splitlines: it also breaks at characters that JSON allows within a string.
     for number, line in enumerate(_text(path).split("\n"), start=1):

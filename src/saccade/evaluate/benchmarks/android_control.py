@@ -22,9 +22,9 @@ from PIL import Image as Picture
 
 from saccade.core.content import Image, Text
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
+from saccade.envs.datasets.rows import read_object
 from saccade.envs.datasets.tfrecord import example, example_of, fields, message, records, slice_of, write_records
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Entry, Item
@@ -242,14 +242,7 @@ class AndroidControl(PointedAt):
 
 def _episodes(path: Path, keys: tuple[str, ...]) -> dict[str, frozenset[int]]:
     """Episodes of splits; the file is an object of lists of numbers."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: found no file that can be read ({error.strerror}), expected the splits") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: found bad JSON ({error}), expected an object of lists") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: found {short(found)}, expected an object of lists")
+    found = read_object(path)
     for key in keys:
         listed = found.get(key)
         if not isinstance(listed, list) or not all(type(one) is int for one in listed):

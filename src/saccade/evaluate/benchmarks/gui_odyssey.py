@@ -15,9 +15,9 @@ from typing import Any, ClassVar
 
 from saccade.core.content import Content, Text
 from saccade.core.environment import EnvironmentSpec
-from saccade.core.errors import DataError
 from saccade.core.metric import Metric
 from saccade.envs.datasets.media import Media, Place, short
+from saccade.envs.datasets.rows import read_object
 from saccade.envs.single import SingleTurn
 from saccade.evaluate.benchmark import Entry, Item, MeanOfCategories
 from saccade.evaluate.rules.mobile import (
@@ -132,7 +132,7 @@ class GUIOdyssey(PointedAt):
     def items(self, folder: Path, part: str) -> Sequence[Item]:
         low = part.startswith("low_")
         path = folder / "splits" / f"{part.removeprefix('low_')}.json"
-        split = _object(path)
+        split = read_object(path)
         names = split.get("test")
         if not isinstance(names, list) or not names or not all(isinstance(name, str) for name in names):
             Place(str(path), 1, "test").wrong(short(names), "a list of episodes' names")
@@ -141,7 +141,7 @@ class GUIOdyssey(PointedAt):
 
     def _episode(self, folder: Path, name: str, pictures: Mapping[str, str], low: bool) -> Iterator[Item]:
         path = folder / "annotations" / f"{name}.json"
-        whole = Entry(path, 1, _object(path), folder)
+        whole = Entry(path, 1, read_object(path), folder)
         told = whole.value("task_info")
         if not isinstance(told, Mapping):
             whole.wrong("task_info", short(told), "an object with category and instruction")
@@ -194,18 +194,6 @@ class GUIOdyssey(PointedAt):
         for split in ("random_split", "task_split", "device_split", "app_split"):
             text = json.dumps({"train": [], "test": names})
             (folder / "splits" / f"{split}.json").write_text(text, encoding="utf-8")
-
-
-def _object(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(f"{path}: found no file that can be read ({error.strerror}), expected JSON") from None
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{path}: found bad JSON ({error}), expected an object") from None
-    if not isinstance(found, dict):
-        raise DataError(f"{path}: found {short(found)}, expected an object")
-    return found
 
 
 def _wanted(entry: Entry) -> tuple[Wanted, str]:

@@ -296,6 +296,7 @@ def found_at() -> Path:
 
 
 def test_records_of_a_simulator_are_given_and_never_a_policys_own_word(saccade, tmp_path, monkeypatch):
+    pytest.importorskip("h5py", reason="h5py is not installed (saccade[benchmarks])")
     """Whatever can be said can be claimed: a policy that answers {"success": true} has not moved an arm."""
     monkeypatch.setattr(benchmark_classes()["libero"], "recorded", True, raising=False)
     data = miniature("libero", tmp_path / "data")

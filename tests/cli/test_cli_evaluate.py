@@ -295,10 +295,9 @@ def found_at() -> Path:
     return Path("evaluations/mine/screenspot_v2")
 
 
-def test_records_of_a_simulator_are_given_and_never_a_policys_own_word(saccade, tmp_path, monkeypatch):
-    pytest.importorskip("h5py", reason="h5py is not installed (saccade[benchmarks])")
+def test_records_of_a_simulator_are_given_and_never_a_policys_own_word(saccade, tmp_path):
     """Whatever can be said can be claimed: a policy that answers {"success": true} has not moved an arm."""
-    monkeypatch.setattr(benchmark_classes()["libero"], "recorded", True, raising=False)
+    pytest.importorskip("h5py", reason="h5py is not installed (saccade[benchmarks])")
     data = miniature("libero", tmp_path / "data")
     assert saccade("train", "corners", *FEW, "--out", "here").code == 0
     for subject in ("here", "org/model"):
